@@ -1,0 +1,1 @@
+"""Bytes in, objects out: the formats on the wire. No sockets."""

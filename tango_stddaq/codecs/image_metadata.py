@@ -1,0 +1,110 @@
+"""`ImageMetadata`: the protobuf message that announces an image on every metadata stream."""
+
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from tango_stddaq.codecs.pb import std_daq_protocol_pb2 as pb
+from tango_stddaq.model import (
+    Compression,
+    DetectorMetadata,
+    Dtype,
+    EigerMetadata,
+    GigafrostMetadata,
+    Image,
+    JungfrauMetadata,
+    PcoMetadata,
+    Status,
+)
+
+MAX_MESSAGE_BYTES: Final = 512
+"""Buffer size of the existing readers."""
+_MAX_SIDE: Final = 2**32
+
+
+def to_message(image: Image) -> pb.ImageMetadata:
+    """Build the protobuf message of an image."""
+    message = pb.ImageMetadata(
+        image_id=image.image_id,
+        height=image.height,
+        width=image.width,
+        size=image.size,
+        dtype=int(image.dtype),
+        status=int(image.status),
+        compression=int(image.compression),
+        n_missing_packets=image.n_missing_packets,
+        n_missing_modules=image.n_missing_modules,
+    )
+    match image.detector:
+        case EigerMetadata(exptime):
+            message.eg.exptime = exptime
+        case JungfrauMetadata(daq_rec):
+            message.jf.daq_rec = daq_rec
+        case GigafrostMetadata() as gf:
+            for name in GigafrostMetadata.__slots__:
+                setattr(message.gf, name, getattr(gf, name))
+        case PcoMetadata() as pco:
+            for name in PcoMetadata.__slots__:
+                setattr(message.pco, name, getattr(pco, name))
+        case None:
+            pass
+    return message
+
+
+def encode(image: Image) -> bytes:
+    """Serialize an image's metadata."""
+    return to_message(image).SerializeToString()
+
+
+def from_message(message: pb.ImageMetadata) -> Image:
+    """Read a protobuf message.
+
+    Raises
+    ------
+    ValueError
+        If an enum or a size has a value that no image can have.
+    """
+    if not (0 < message.height < _MAX_SIDE and 0 < message.width < _MAX_SIDE):
+        raise ValueError(f"image of {message.height} x {message.width} pixels")
+    return Image(
+        image_id=message.image_id,
+        height=message.height,
+        width=message.width,
+        size=message.size,
+        dtype=Dtype(message.dtype),
+        status=Status(message.status),
+        compression=Compression(message.compression),
+        detector=_detector(message),
+        n_missing_packets=message.n_missing_packets,
+        n_missing_modules=message.n_missing_modules,
+    )
+
+
+def decode(data: bytes) -> Image:
+    """Read one message of a metadata stream.
+
+    Raises
+    ------
+    ValueError
+        If it is not an `ImageMetadata` that describes an image.
+    """
+    try:
+        return from_message(pb.ImageMetadata.FromString(data))
+    except DecodeError as error:
+        raise ValueError(f"not an ImageMetadata message of {len(data)} bytes") from error
+
+
+def _detector(message: pb.ImageMetadata) -> DetectorMetadata | None:
+    match message.WhichOneof("image_metadata"):
+        case "eg":
+            return EigerMetadata(message.eg.exptime)
+        case "jf":
+            return JungfrauMetadata(message.jf.daq_rec)
+        case "gf":
+            return GigafrostMetadata(
+                *(getattr(message.gf, name) for name in GigafrostMetadata.__slots__)
+            )
+        case "pco":
+            return PcoMetadata(*(getattr(message.pco, name) for name in PcoMetadata.__slots__))
+        case _:
+            return None

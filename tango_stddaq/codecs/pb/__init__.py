@@ -1,0 +1,1 @@
+"""Code that protoc generated from `proto/`; `make proto` writes it anew."""

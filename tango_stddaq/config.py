@@ -1,0 +1,325 @@
+"""The JSON configuration that all services share: every key, its default, unit and check.
+
+Source of the keys: the interface contract of the existing std_daq, one file for all services.
+`DaqConfig` is what the file says; `Sizes` is every number that follows from it, computed once.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tango_stddaq.errors import ConfigError
+from tango_stddaq.model import Dtype
+
+MIN_SLOTS: Final = 1000
+"""An existing program always assumes at least this many slots in a ring."""
+SEGMENT_ALIGN_BYTES: Final = 2 * 2**20
+MAX_CONFIG_BYTES: Final = 4 * 2**20
+MAX_PIXELS_PER_SIDE: Final = 65536
+
+DetectorType = Literal[
+    "gigafrost", "eiger", "pco", "jungfrau-raw", "jungfrau-converted", "bsread", "jungfrau"
+]
+LogLevel = Literal["trace", "debug", "info", "warning", "error", "critical", "off"]
+_LOG_ALIASES: Final = {"warn": "warning", "err": "error"}
+Pixel = Annotated[int, Field(ge=0, lt=MAX_PIXELS_PER_SIDE)]
+
+
+class LiveStreamConfig(BaseModel):
+    """One live stream: which images are sent.
+
+    `forward` sends every image; `batch [n, m]` sends n consecutive images of every m;
+    `periodic [n, hz]` sends n consecutive images, hz times a second.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: Literal["forward", "batch", "periodic"] = Field(description="Which images are sent.")
+    config: tuple[int, float] | None = Field(
+        default=None, description="[n, m] for batch, [n, hz] for periodic; absent for forward."
+    )
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _empty_means_absent(cls, value: Any) -> Any:
+        return None if value in ([], {}, ()) else value
+
+    @model_validator(mode="after")
+    def _has_numbers(self) -> "LiveStreamConfig":
+        if self.type == "forward":
+            return self
+        if self.config is None:
+            raise ValueError(f"type {self.type} needs config: two numbers [n, m] or [n, hz]")
+        n, period = self.config
+        if n < 1 or period <= 0:
+            raise ValueError(f"config {list(self.config)}: both numbers must be above 0")
+        if self.type == "batch" and (period != int(period) or n > period):
+            raise ValueError(f"config {list(self.config)}: batch needs whole n <= m")
+        return self
+
+
+class DaqConfig(BaseModel):
+    """The configuration of one data acquisition, as its JSON file says it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, title="tango_stddaq configuration")
+
+    detector_name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        description="Prefix of every name: shared memory, sockets, HDF5 groups, Tango devices.",
+    )
+    detector_type: DetectorType = Field(description="Which detector or camera sends the data.")
+    n_modules: int = Field(ge=1, le=1024, description="Number of modules (UDP ports).")
+    bit_depth: Literal[8, 16, 32] = Field(description="Bits of a pixel as the detector sends it.")
+    image_pixel_height: int = Field(ge=1, lt=MAX_PIXELS_PER_SIDE, description="Image rows.")
+    image_pixel_width: int = Field(ge=1, lt=MAX_PIXELS_PER_SIDE, description="Image columns.")
+    start_udp_port: int = Field(
+        ge=0, le=65535, description="Module m sends to port start_udp_port + m."
+    )
+    module_positions: dict[str, tuple[Pixel, Pixel, Pixel, Pixel]] = Field(
+        description="Module number to [x0, y0, x1, y1] in pixels; {} where unused."
+    )
+
+    log_level: LogLevel = Field(default="info", description="Least severe message that is logged.")
+    stats_collection_period: float = Field(
+        default=10, gt=0, le=3600, description="Seconds between two statistics lines."
+    )
+    ram_buffer_gb: float = Field(
+        default=0, ge=0, description="Size of the image ring in GiB; at least 1000 slots are used."
+    )
+    max_number_of_forwarders_spawned: int = Field(
+        default=8, ge=1, le=1024, description="Parts an image is cut into between servers."
+    )
+    use_all_forwarders: bool = Field(
+        default=False, description="Cut the configured image, not the detector's largest."
+    )
+    sender_sends_full_images: bool = Field(
+        default=False, description="Senders take whole images in turn instead of parts."
+    )
+    module_sync_queue_size: int = Field(
+        default=50, ge=1, le=100_000, description="Images that an incomplete image may wait for."
+    )
+    gpfs_block_size: int = Field(
+        default=16 * 2**20, ge=1, description="Block of the file system in bytes; sets the chunks."
+    )
+    number_of_writers: int = Field(default=0, ge=0, le=256, description="File writers.")
+    delay_filter_timeout: float = Field(default=10, ge=0, description="Seconds.")
+    switch_user_active: bool = Field(
+        default=False, description="Create files as the user of writer_user_id."
+    )
+    writer_user_id: int | None = Field(default=None, description="User id that owns the files.")
+    submodule_info: dict[str, Any] = Field(
+        default_factory=dict, description="Free information about submodules."
+    )
+    live_stream_configs: dict[str, LiveStreamConfig] = Field(
+        default_factory=dict, description="ZeroMQ TCP address to stream settings."
+    )
+    ring_slots: int | None = Field(
+        default=None,
+        ge=4,
+        description="Addition of tango_stddaq: slots of a ring, where no existing std_daq program "
+        "shares it. Existing programs always take at least 1000.",
+    )
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return _LOG_ALIASES.get(value.lower(), value.lower())
+
+    @field_validator("live_stream_configs")
+    @classmethod
+    def _addresses(cls, value: dict[str, LiveStreamConfig]) -> dict[str, LiveStreamConfig]:
+        for address in value:
+            if not re.fullmatch(r"tcp://(\*|[A-Za-z0-9.:\[\]_-]+):\d{1,5}", address):
+                raise ValueError(f"address {address!r}: allowed is tcp://HOST:PORT or tcp://*:PORT")
+        return value
+
+    @model_validator(mode="after")
+    def _modules_are_known(self) -> "DaqConfig":
+        for key, (x0, y0, x1, y1) in self.module_positions.items():
+            if not key.isdecimal() or int(key) >= self.n_modules:
+                raise ValueError(
+                    f"module_positions key {key!r}: allowed are the modules 0 to "
+                    f"{self.n_modules - 1} (n_modules is {self.n_modules})"
+                )
+            if max(x0, x1) >= self.image_pixel_width or max(y0, y1) >= self.image_pixel_height:
+                raise ValueError(
+                    f"module_positions {key!r} {[x0, y0, x1, y1]}: outside the image of "
+                    f"{self.image_pixel_width} x {self.image_pixel_height} pixels (width x height)"
+                )
+        last_port = self.start_udp_port + self.n_modules - 1
+        if last_port > 65535:
+            raise ValueError(f"start_udp_port {self.start_udp_port}: last port is {last_port}, "
+                             "allowed is at most 65535")
+        return self
+
+    @property
+    def unknown_keys(self) -> list[str]:
+        """Keys of the file that nothing here reads: kept, reported, not an error."""
+        return sorted(self.model_extra or {})
+
+    @property
+    def sizes(self) -> "Sizes":
+        """Every size that follows from this configuration."""
+        return Sizes.of(self)
+
+    def segment(self, suffix: str) -> str:
+        """Return the name of a ring's shared-memory segment, without the leading slash."""
+        return f"{self.detector_name}-{suffix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Sizes derived from the configuration; nobody else computes them.
+
+    Attributes
+    ----------
+    dtype
+        Type of a pixel in the image ring.
+    slot_bytes
+        Bytes of one uncompressed converted image.
+    n_slots
+        Slots of the image ring.
+    segment_bytes
+        Bytes of the ring's segment, rounded up to 2 MiB.
+    images_per_chunk
+        Images in one HDF5 chunk.
+    """
+
+    height: int
+    width: int
+    dtype: Dtype
+    slot_bytes: int
+    n_slots: int
+    segment_bytes: int
+    images_per_chunk: int
+
+    @classmethod
+    def of(cls, config: DaqConfig) -> "Sizes":
+        """Compute the sizes of `config`."""
+        if config.detector_type == "jungfrau-converted":
+            dtype = Dtype.FLOAT32
+        elif config.detector_type == "gigafrost":
+            dtype = Dtype.UINT16
+        else:
+            dtype = Dtype.from_numpy(np.dtype(f"uint{config.bit_depth}"))
+        height, width = config.image_pixel_height, config.image_pixel_width
+        slot_bytes = height * width * dtype.numpy.itemsize
+        n_slots = config.ring_slots or max(
+            int(config.ram_buffer_gb * 2**30) // slot_bytes, MIN_SLOTS
+        )
+        return cls(
+            height=height,
+            width=width,
+            dtype=dtype,
+            slot_bytes=slot_bytes,
+            n_slots=n_slots,
+            segment_bytes=segment_bytes(n_slots, slot_bytes),
+            images_per_chunk=max(1, config.gpfs_block_size // slot_bytes),
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return (self.height, self.width)
+
+
+def segment_bytes(n_slots: int, slot_bytes: int) -> int:
+    """Return the bytes of a ring's segment: whole pages of 2 MiB."""
+    return -(-n_slots * slot_bytes // SEGMENT_ALIGN_BYTES) * SEGMENT_ALIGN_BYTES
+
+
+def parse(text: str | bytes, source: str = "configuration") -> DaqConfig:
+    """Check the JSON text of a configuration.
+
+    Parameters
+    ----------
+    text
+        The JSON document.
+    source
+        Named in errors: usually the file.
+
+    Raises
+    ------
+    ConfigError
+        One line per fault, each naming key, value and what is allowed.
+    """
+    if len(text) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{source}: {len(text)} bytes; allowed are {MAX_CONFIG_BYTES}")
+    try:
+        data = json.loads(text, object_pairs_hook=_no_duplicates)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{source}: not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}: a JSON object is needed, found {type(data).__name__}")
+    return from_dict(data, source)
+
+
+def from_dict(data: dict[str, Any], source: str = "configuration") -> DaqConfig:
+    """Check a configuration that is a dictionary already; errors as in `parse`."""
+    try:
+        return DaqConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{source}:\n{_explain(error)}") from None
+
+
+def load(path: str | Path) -> DaqConfig:
+    """Read and check a configuration file.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or as in `parse`.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return parse(text, str(path))
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of the configuration file."""
+    return DaqConfig.model_json_schema()
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"key {key!r} stands there twice")
+        result[key] = value
+    return result
+
+
+def _explain(error: ValidationError) -> str:
+    """Turn pydantic's report into one line per fault: key, value, what is allowed."""
+    lines = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "missing":
+            lines.append(f"  {key}: is missing; {_allowed(key)}")
+            continue
+        message = fault["msg"].removeprefix("Value error, ")
+        if not key:
+            lines.append(f"  {message}")
+            continue
+        shown = json.dumps(fault["input"], default=str)
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        lines.append(f"  {key}: value {shown} is not allowed: {message}; {_allowed(key)}")
+    return "\n".join(lines)
+
+
+def _allowed(key: str) -> str:
+    """Say what is allowed for a top-level key, from its own description."""
+    info = DaqConfig.model_fields.get(key.split(".")[0])
+    return f"expected: {info.description}" if info and info.description else "see the JSON schema"

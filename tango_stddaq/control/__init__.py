@@ -1,0 +1,1 @@
+"""What checks an acquisition before it starts and follows it while it runs."""

@@ -1,0 +1,102 @@
+"""ZeroMQ sockets by their names in the interface contract, with the options existing programs use."""
+
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+import zmq
+
+from tango_stddaq.errors import ChannelError
+
+PIPELINE_HWM: Final = 50_000
+DRIVER_HWM: Final = 1000
+DRIVER_PUSH_HWM: Final = 100
+STREAM_HWM: Final = 100
+MAX_MESSAGE_BYTES: Final = 64 * 1024
+"""Longest message taken on a metadata channel: 512 bytes by contract, or a batch of frame headers."""
+_IPC_DIR: Final = Path("/tmp")  # noqa: S108 -- part of the interface contract
+_SOCKET_MODE: Final = 0o660
+
+
+def ipc_address(detector_name: str, suffix: str) -> str:
+    """Return the address of an internal channel."""
+    return f"ipc://{_IPC_DIR}/{detector_name}-{suffix}"
+
+
+def bind(kind: int, address: str, hwm: int = PIPELINE_HWM) -> zmq.Socket[bytes]:
+    """Bind a socket.
+
+    Raises
+    ------
+    ChannelError
+        If the address is in use or cannot be bound.
+    """
+    path = Path(address.removeprefix("ipc://")) if address.startswith("ipc://") else None
+    if path is not None and _is_listened_on(path):
+        # ZeroMQ would take the file name away from its owner without a word.
+        raise ChannelError(f"{address}: is in use by another process; stop it first")
+    handle = _socket(kind, hwm)
+    try:
+        handle.bind(address)
+    except zmq.ZMQError as error:
+        handle.close(0)
+        reason = "is in use by another process" if error.errno == zmq.EADDRINUSE else str(error)
+        raise ChannelError(f"{address}: cannot be bound: {reason}") from error
+    if path is not None:
+        path.chmod(_SOCKET_MODE)
+    return handle
+
+
+def connect(kind: int, address: str, hwm: int = PIPELINE_HWM) -> zmq.Socket[bytes]:
+    """Connect a socket; a SUB socket subscribes to everything. The other side may come later.
+
+    Raises
+    ------
+    ChannelError
+        If the address is not one.
+    """
+    handle = _socket(kind, hwm)
+    if kind in (zmq.SUB, zmq.PULL) and address.startswith("ipc://"):
+        handle.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    if kind == zmq.SUB:
+        handle.setsockopt(zmq.SUBSCRIBE, b"")
+    try:
+        handle.connect(address)
+    except zmq.ZMQError as error:
+        handle.close(0)
+        raise ChannelError(f"{address}: cannot be connected: {error}") from error
+    return handle
+
+
+def unbind_name(address: str) -> None:
+    """Remove the file of an ipc address that nobody listens on any more."""
+    path = Path(address.removeprefix("ipc://"))
+    if not _is_listened_on(path):
+        path.unlink(missing_ok=True)
+
+
+def _socket(kind: int, hwm: int) -> zmq.Socket[bytes]:
+    handle: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+    handle.setsockopt(zmq.LINGER, 0)
+    handle.setsockopt(zmq.SNDHWM, hwm)
+    handle.setsockopt(zmq.RCVHWM, hwm)
+    # A peer that restarts is found again within half a second.
+    handle.setsockopt(zmq.RECONNECT_IVL, 50)
+    handle.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+    return handle
+
+
+def _is_listened_on(path: Path) -> bool:
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ChannelError(f"{path}: exists and is not a socket; remove it")
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""Pure processing: assembling and synchronizing. No sockets, files, shared memory or Tango."""

@@ -1,0 +1,458 @@
+"""Assembly of frames whose packets the kernel has already laid in place: compiled bookkeeping.
+
+Before each receive call `arm` predicts the next packets of a source and points the call's I/O vectors
+at the places where their pixels belong. Afterwards `account` compares the headers that came with the
+prediction. When all is well that is all there is to do: no byte of an image is touched here. Only
+packets that were lost, late, repeated or malformed cost a move.
+
+The functions know addresses, not sockets: tests lay the packets themselves. All arrays belong to one
+`Workspace`; one thread works on it.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numba import njit, uint64, uintp
+
+from tango_stddaq.detectors.layout import EVENT, PacketLayout, Placement
+from tango_stddaq.processing.native import memcpy, memset
+from tango_stddaq.processing.slots import (
+    INDEX_ENTRY,
+    INDEX_HEADER,
+    MAX_IMAGE_ID,
+    claim_slot,
+    current_epoch,
+    next_epoch,
+    published_head,
+)
+
+COUNTERS: Final = (
+    "packets",
+    "bad_size",
+    "bad_header",
+    "duplicate",
+    "late",
+    "moved",
+    "frames",
+    "incomplete_frames",
+    "missing_packets",
+    "skipped_ids",
+    "restarts",
+    "unplaced_frames",
+)
+"""Names of the columns of `Workspace.counters`, one row per source."""
+(
+    _PACKETS, _BAD_SIZE, _BAD_HEADER, _DUPLICATE, _LATE, _MOVED, _FRAMES, _INCOMPLETE, _MISSING,
+    _SKIPPED, _RESTARTS, _UNPLACED,
+) = range(len(COUNTERS))  # fmt: skip
+
+# Columns of `Workspace.state`. A source has two frames under way: the current one (_ID, ...) and the
+# one before it if packets of it may still come (_OLD_ID, ...).
+_ID, _N, _OPEN, _PLACED, _OLD_ID, _OLD_N, _OLD_OPEN, _OLD_PLACED, _NEXT, _LATE_RUN, _EPOCH, IDLE = range(12)  # fmt: skip
+_N_STATE: Final = 12
+
+# Columns of `Workspace.rings`: where a source's ring and its index are mapped.
+_BASE, _SLOT_BYTES, _N_SLOTS, _INDEX = range(4)
+
+_NO_ID: Final = -1
+_FAR_BACK: Final = 16
+"""A packet that many frames older is no straggler: the detector has started its count again."""
+_IDLE_POLLS: Final = 5
+"""So many receive calls in a row without a packet mean that the detector had stopped."""
+_TRUNCATED: Final = 0x20
+"""MSG_TRUNC in the message's flags: the datagram was longer than a packet."""
+MESSAGE_WORDS: Final = 8
+"""A `struct mmsghdr` in 64-bit words: name, namelen, iov, iovlen, control, controllen, flags, len."""
+_HEADER_STRIDE: Final = 64
+MAX_FINISHED_PER_MESSAGE: Final = 3
+
+
+@dataclass(slots=True)
+class Workspace:
+    """All memory of one receive loop.
+
+    Attributes
+    ----------
+    state, masks, first_headers, counters
+        Per source (module): what is under way, which packets came, the header of a frame's first
+        packet, and the counts (columns as in `COUNTERS`).
+    offsets
+        (n_sources, packets_per_frame, n_pieces) byte offsets in a slot.
+    rings
+        Per source: address of the ring, slot bytes, number of slots, address of its index (0: none).
+    iov, messages, headers, scratch, armed
+        Of one receive call of up to `batch` packets.
+    events, n_events
+        Frames that were finished (`EVENT`), and how many of them are new.
+    geometry
+        header bytes, payload bytes, packets per frame, pieces, piece bytes, id word, packet word.
+    """
+
+    state: np.ndarray
+    masks: np.ndarray
+    first_headers: np.ndarray
+    counters: np.ndarray
+    offsets: np.ndarray
+    rings: np.ndarray
+    iov: np.ndarray
+    messages: np.ndarray
+    headers: np.ndarray
+    scratch: np.ndarray
+    armed: np.ndarray
+    events: np.ndarray
+    n_events: np.ndarray
+    geometry: np.ndarray
+
+    @classmethod
+    def of(
+        cls, layout: PacketLayout, placement: Placement, batch: int = 64, max_events: int = 1024
+    ) -> "Workspace":
+        """Lay out the memory for the modules of `placement`; rings are set by `set_ring`."""
+        n_sources, n_packets, n_pieces = placement.offsets.shape
+        header_bytes = layout.header.itemsize
+        if n_packets != layout.packets_per_frame:
+            raise ValueError(f"placement of {n_packets} packets, layout of {layout.packets_per_frame}")
+        if header_bytes > _HEADER_STRIDE:
+            raise ValueError(f"a packet header of {header_bytes} bytes")
+        headers = np.zeros((batch, _HEADER_STRIDE // 4), np.uint32)
+        scratch = np.zeros((batch, layout.payload_bytes), np.uint8)
+        iov = np.zeros((batch, 1 + n_pieces, 2), np.uint64)
+        iov[:, 0, 0] = headers.ctypes.data + np.arange(batch) * _HEADER_STRIDE
+        iov[:, 0, 1] = header_bytes
+        iov[:, 1:, 1] = placement.piece_bytes
+        messages = np.zeros((batch, MESSAGE_WORDS), np.uint64)
+        messages[:, 2] = iov.ctypes.data + np.arange(batch) * (1 + n_pieces) * 16
+        messages[:, 3] = 1 + n_pieces
+        workspace = cls(
+            state=np.zeros((n_sources, _N_STATE), np.int64),
+            masks=np.zeros((n_sources, 2, -(-n_packets // 64)), np.uint64),
+            first_headers=np.zeros((n_sources, 2, _HEADER_STRIDE // 4), np.uint32),
+            counters=np.zeros((n_sources, len(COUNTERS)), np.int64),
+            offsets=placement.offsets,
+            rings=np.zeros((n_sources, 4), np.int64),
+            iov=iov,
+            messages=messages,
+            headers=headers,
+            scratch=scratch,
+            armed=np.zeros((batch, 2), np.int64),
+            events=np.zeros(max_events, EVENT),
+            n_events=np.zeros(1, np.int64),
+            geometry=np.array(
+                [
+                    header_bytes, layout.payload_bytes, n_packets, n_pieces, placement.piece_bytes,
+                    layout.id_word, layout.packet_word,
+                ],
+                np.int64,
+            ),
+        )  # fmt: skip
+        workspace.forget()
+        return workspace
+
+    def set_ring(self, source: int, base: int, slot_bytes: int, n_slots: int, index: int) -> None:
+        """Say where the frames of a source go: addresses of its ring and of its index (0: none)."""
+        self.rings[source] = (base, slot_bytes, n_slots, index)
+
+    def forget(self) -> None:
+        """Expect any image id next from every source; frames under way are dropped."""
+        self.state[:] = 0
+        self.state[:, (_ID, _OLD_ID)] = _NO_ID
+
+    def arm(self, source: int, n: int) -> None:
+        """Point the next receive call of up to `n` packets at where they belong."""
+        arm(source, n, *self._arrays())
+
+    def account(self, source: int, n: int) -> None:
+        """Account for `n` received packets; finished frames are appended to the events."""
+        account(source, n, *self._arrays())
+
+    def flush(self, source: int) -> None:
+        """Finish the source's frames under way as they are: nothing more is expected of them."""
+        flush(source, *self._arrays())
+
+    def take_events(self) -> np.ndarray:
+        """Return the frames finished since the last call, a copy, `EVENT` records."""
+        found = self.events[: self.n_events[0]].copy()
+        self.n_events[0] = 0
+        return found
+
+    def under_way(self) -> np.ndarray:
+        """Return for each source whether a frame is begun and not finished."""
+        return np.asarray((self.state[:, _OPEN] > 0) | (self.state[:, _OLD_OPEN] > 0))
+
+    def totals(self) -> dict[str, int]:
+        """Return each counter summed over the sources."""
+        return dict(zip(COUNTERS, self.counters.sum(axis=0).tolist(), strict=True))
+
+    def current_ids(self) -> np.ndarray:
+        """Return the image id that each source is at, -1 where nothing came yet."""
+        return self.state[:, _ID].copy()
+
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        """Return what every compiled function takes, in its order."""
+        return (
+            self.state, self.masks, self.first_headers, self.counters, self.offsets, self.rings,
+            self.iov, self.messages, self.headers, self.scratch, self.armed,
+            self.events.view(np.uint8).reshape(-1, EVENT.itemsize), self.n_events, self.geometry,
+        )  # fmt: skip
+
+
+_ENTRY_BYTES = INDEX_ENTRY.itemsize
+_INDEX_HEADER_BYTES = INDEX_HEADER.itemsize
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _slot(rings, source, image_id):  # noqa: ANN001, ANN202
+    return rings[source, _BASE] + (image_id % rings[source, _N_SLOTS]) * rings[source, _SLOT_BYTES]
+
+
+@njit(cache=True, nogil=True)
+def _claim(rings, state, source, image_id):  # noqa: ANN001, ANN202
+    index = rings[source, _INDEX]
+    if index == 0:
+        return True
+    entry = index + _INDEX_HEADER_BYTES + (image_id % rings[source, _N_SLOTS]) * _ENTRY_BYTES
+    return claim_slot(entry, image_id, state[source, _EPOCH])
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _received(masks, source, which, packet):  # noqa: ANN001, ANN202
+    return (masks[source, which, packet >> 6] >> uint64(packet & 63)) & uint64(1)
+
+
+@njit(cache=True, nogil=True)
+def arm(
+    source, n, state, masks, first_headers, counters, offsets, rings, iov, messages, headers,
+    scratch, armed, events, n_events, geometry,
+):  # fmt: skip  # noqa: ANN001, ANN201
+    """Predict the next `n` packets of a source: skip those that came, go on into later frames."""
+    n_packets, n_pieces, piece = geometry[2], geometry[3], geometry[4]
+    image_id = state[source, _ID]
+    packet = state[source, _NEXT]
+    scratch_base = np.int64(scratch.ctypes.data)
+    placed = False
+    if image_id >= 0:
+        if state[source, _OPEN]:
+            placed = state[source, _PLACED] != 0
+        else:
+            image_id += 1
+            packet = 0
+            placed = _claim(rings, state, source, image_id)
+    slot = _slot(rings, source, image_id) if placed else np.int64(0)
+    for i in range(n):
+        while image_id >= 0:
+            if packet >= n_packets:
+                image_id += 1
+                packet = 0
+                placed = _claim(rings, state, source, image_id)
+                slot = _slot(rings, source, image_id) if placed else np.int64(0)
+            if image_id == state[source, _ID] and _received(masks, source, 0, packet):
+                packet += 1
+                continue
+            break
+        messages[i, 6] = uint64(0)
+        if image_id < 0 or not placed:
+            armed[i, 0] = _NO_ID
+            for k in range(n_pieces):
+                iov[i, 1 + k, 0] = uint64(scratch_base + i * geometry[1] + k * piece)
+        else:
+            armed[i, 0] = image_id
+            for k in range(n_pieces):
+                iov[i, 1 + k, 0] = uint64(slot + offsets[source, packet, k])
+        armed[i, 1] = packet
+        packet += 1
+
+
+@njit(cache=True, nogil=True)
+def _finish(
+    source, which, state, masks, first_headers, counters, offsets, rings, events, n_events,
+    geometry,
+):  # fmt: skip  # noqa: ANN001, ANN202
+    """End a frame: fill what is missing with zeros and append the event. `which`: 0 current, 1 old."""
+    n_packets, n_pieces, piece = geometry[2], geometry[3], geometry[4]
+    column = 4 * which
+    image_id = state[source, _ID + column]
+    missing = n_packets - state[source, _N + column]
+    state[source, _OPEN + column] = 0
+    if not state[source, _PLACED + column]:
+        counters[source, _UNPLACED] += 1
+        return
+    if missing > 0:
+        slot = _slot(rings, source, image_id)
+        for packet in range(n_packets):
+            if not _received(masks, source, which, packet):
+                for k in range(n_pieces):
+                    memset(uintp(slot + offsets[source, packet, k]), np.int32(0), uintp(piece))
+        counters[source, _INCOMPLETE] += 1
+        counters[source, _MISSING] += missing
+    counters[source, _FRAMES] += 1
+    at = n_events[0]
+    if at < events.shape[0]:
+        record = events[at].view(np.uint64)
+        record[0] = uint64(image_id)
+        record[1] = uint64(missing)
+        record[2] = uint64(source)
+        record[3] = uint64(state[source, _EPOCH])
+        events[at, 32:] = first_headers[source, which].view(np.uint8)
+        n_events[0] = at + 1
+
+
+@njit(cache=True, nogil=True)
+def flush(
+    source, state, masks, first_headers, counters, offsets, rings, iov, messages, headers, scratch,
+    armed, events, n_events, geometry,
+):  # fmt: skip  # noqa: ANN001, ANN201
+    """Finish the frames of a source that are under way, the older one first."""
+    for which in (1, 0):
+        if state[source, _OPEN + 4 * which]:
+            _finish(
+                source, which, state, masks, first_headers, counters, offsets, rings, events,
+                n_events, geometry,
+            )  # fmt: skip
+
+
+@njit(cache=True, nogil=True)
+def _begin(
+    source, image_id, restart, state, masks, first_headers, counters, offsets, rings, header,
+    events, n_events, geometry,
+):  # fmt: skip  # noqa: ANN001, ANN202
+    """Make `image_id` the current frame; the one before may still get its stragglers."""
+    index = rings[source, _INDEX]
+    if state[source, _ID] == _NO_ID:
+        if index != 0:
+            state[source, _EPOCH] = current_epoch(index)
+            head = published_head(index)
+            if head != uint64(0xFFFFFFFFFFFFFFFF) and uint64(image_id) <= head:
+                state[source, _EPOCH] = next_epoch(index, state[source, _EPOCH])
+    elif restart:
+        for which in (1, 0):
+            if state[source, _OPEN + 4 * which]:
+                _finish(
+                    source, which, state, masks, first_headers, counters, offsets, rings, events,
+                    n_events, geometry,
+                )  # fmt: skip
+        counters[source, _RESTARTS] += 1
+        if index != 0:
+            state[source, _EPOCH] = next_epoch(index, state[source, _EPOCH])
+    else:
+        counters[source, _SKIPPED] += image_id - state[source, _ID] - 1
+        if state[source, _OLD_OPEN]:
+            _finish(
+                source, 1, state, masks, first_headers, counters, offsets, rings, events, n_events,
+                geometry,
+            )  # fmt: skip
+        if state[source, _OPEN]:
+            for column in (_ID, _N, _OPEN, _PLACED):
+                state[source, column + 4] = state[source, column]
+            masks[source, 1] = masks[source, 0]
+            first_headers[source, 1] = first_headers[source, 0]
+    state[source, _ID] = image_id
+    state[source, _N] = 0
+    state[source, _OPEN] = 1
+    state[source, _NEXT] = 0
+    state[source, _LATE_RUN] = 0
+    state[source, _PLACED] = 1 if _claim(rings, state, source, image_id) else 0
+    masks[source, 0] = uint64(0)
+    first_headers[source, 0] = header
+
+
+@njit(cache=True, nogil=True)
+def account(
+    source, n, state, masks, first_headers, counters, offsets, rings, iov, messages, headers,
+    scratch, armed, events, n_events, geometry,
+):  # fmt: skip  # noqa: ANN001, ANN201
+    """Compare what came with what was expected and put right what differs."""
+    packet_bytes = geometry[0] + geometry[1]
+    n_packets, n_pieces, piece = geometry[2], geometry[3], geometry[4]
+    id_word, packet_word = geometry[5], geometry[6]
+    scratch_base = np.int64(scratch.ctypes.data)
+
+    # First save every payload that landed in a wrong place: a later step may write there.
+    for i in range(n):
+        length = np.int64(messages[i, 7] & uint64(0xFFFFFFFF))
+        if length != packet_bytes or messages[i, 6] & uint64(_TRUNCATED):
+            continue
+        image_id = np.int64(headers[i, id_word]) | (np.int64(headers[i, id_word + 1]) << 32)
+        packet = np.int64(headers[i, packet_word])
+        if armed[i, 0] != _NO_ID and (armed[i, 0] != image_id or armed[i, 1] != packet):
+            for k in range(n_pieces):
+                memcpy(
+                    uintp(scratch_base + i * geometry[1] + k * piece),
+                    uintp(iov[i, 1 + k, 0]),
+                    uintp(piece),
+                )
+
+    for i in range(n):
+        counters[source, _PACKETS] += 1
+        length = np.int64(messages[i, 7] & uint64(0xFFFFFFFF))
+        if length != packet_bytes or messages[i, 6] & uint64(_TRUNCATED):
+            counters[source, _BAD_SIZE] += 1
+            continue
+        image_id = np.int64(headers[i, id_word]) | (np.int64(headers[i, id_word + 1]) << 32)
+        packet = np.int64(headers[i, packet_word])
+        if packet >= n_packets or image_id < 0 or image_id > MAX_IMAGE_ID:
+            counters[source, _BAD_HEADER] += 1
+            continue
+        idle = state[source, IDLE] >= _IDLE_POLLS
+        state[source, IDLE] = 0
+        which = 0
+        current = state[source, _ID]
+        if image_id > current:
+            _begin(
+                source, image_id, False, state, masks, first_headers, counters, offsets, rings,
+                headers[i], events, n_events, geometry,
+            )  # fmt: skip
+        elif image_id < current:
+            if state[source, _OLD_OPEN] and image_id == state[source, _OLD_ID]:
+                which = 1
+            else:
+                state[source, _LATE_RUN] += 1
+                if (
+                    idle
+                    or current - image_id > _FAR_BACK
+                    or state[source, _LATE_RUN] >= n_packets
+                ):
+                    _begin(
+                        source, image_id, True, state, masks, first_headers, counters, offsets,
+                        rings, headers[i], events, n_events, geometry,
+                    )  # fmt: skip
+                else:
+                    counters[source, _LATE] += 1
+                    continue
+        elif not state[source, _OPEN]:
+            if idle and _received(masks, source, 0, packet):
+                _begin(
+                    source, image_id, True, state, masks, first_headers, counters, offsets, rings,
+                    headers[i], events, n_events, geometry,
+                )  # fmt: skip
+            else:
+                if _received(masks, source, 0, packet):
+                    counters[source, _DUPLICATE] += 1
+                else:
+                    counters[source, _LATE] += 1
+                continue
+        if _received(masks, source, which, packet):
+            counters[source, _DUPLICATE] += 1
+            continue
+        if which == 0:
+            state[source, _LATE_RUN] = 0
+            state[source, _NEXT] = packet + 1
+        column = 4 * which
+        if state[source, _PLACED + column] and (
+            armed[i, 0] != image_id or armed[i, 1] != packet
+        ):
+            slot = _slot(rings, source, image_id)
+            for k in range(n_pieces):
+                memcpy(
+                    uintp(slot + offsets[source, packet, k]),
+                    uintp(scratch_base + i * geometry[1] + k * piece),
+                    uintp(piece),
+                )
+            counters[source, _MOVED] += 1
+        masks[source, which, packet >> 6] |= uint64(1) << uint64(packet & 63)
+        state[source, _N + column] += 1
+        if state[source, _N + column] == n_packets:
+            _finish(
+                source, which, state, masks, first_headers, counters, offsets, rings, events,
+                n_events, geometry,
+            )  # fmt: skip

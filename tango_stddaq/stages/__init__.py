@@ -1,0 +1,1 @@
+"""Pipeline stages: one module each, all of the same shape (see `base.py`)."""

@@ -1,0 +1,287 @@
+"""UDP receiver: the packets of one or many modules, laid by the kernel straight into a ring.
+
+Two modes. *direct*: into the image ring, one message of frame headers to `-sync` per turn. *frames*:
+into one frame ring per module, headers published on `<detector_name>-<module>`, as the existing
+programs do; a converter carries on from there.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import ClassVar
+
+import numpy as np
+import zmq
+
+from tango_stddaq.config import MIN_SLOTS, DaqConfig
+from tango_stddaq.detectors.layout import Placement
+from tango_stddaq.detectors.registry import detector_of
+from tango_stddaq.errors import ConfigError
+from tango_stddaq.io import channels
+from tango_stddaq.io.ring import RingOwner, RingWriter
+from tango_stddaq.io.udp import WANTED_BUFFER_BYTES, PacketLoop, UdpSocket
+from tango_stddaq.processing.assembly import Workspace
+from tango_stddaq.stages.base import TURN_S, Stage
+from tango_stddaq.stats import Counter
+
+
+class ReceiveMode(StrEnum):
+    """Where a receiver lays pixels."""
+
+    DIRECT = "direct"
+    FRAMES = "frames"
+
+
+class UdpReceiver(Stage):
+    """Receives the modules given.
+
+    Parameters
+    ----------
+    modules
+        Their numbers; None for all that make up an image.
+    mode
+        See the module's description.
+    frame_timeout_s
+        After so long without a packet a frame under way is finished as incomplete.
+
+    Attributes
+    ----------
+    missing_per_module
+        (n_modules,) int64: packets missing of each module so far, in the order of `modules`.
+    """
+
+    name = "udp-recv"
+    main_counter = "frames"
+    counters_spec: ClassVar[tuple[Counter, ...]] = (
+        Counter("packets", "packets", "Packets received, good or not."),
+        Counter("bytes", "bytes", "Pixel bytes of finished frames."),
+        Counter("frames", "frames", "Frames finished, complete or not."),
+        Counter("incomplete_frames", "frames", "Frames finished with packets missing.", loss=True),
+        Counter("missing_packets", "packets", "Packets missing in finished frames.", loss=True),
+        Counter("skipped_ids", "frames", "Frames of which no packet came: gaps in ids.", loss=True),
+        Counter("kernel_drops", "packets", "Packets the kernel dropped: buffer full.", loss=True),
+        Counter("bad_size", "packets", "Packets dropped: not a packet's size.", loss=True),
+        Counter("bad_header", "packets", "Packets dropped: header out of range.", loss=True),
+        Counter("duplicate", "packets", "Packets dropped: had come before."),
+        Counter("late", "packets", "Packets dropped: their frame was finished.", loss=True),
+        Counter("moved", "packets", "Packets that came out of order and were moved."),
+        Counter("unplaced_frames", "frames", "Frames dropped: too late for the ring.", loss=True),
+        Counter("restarts", "restarts", "Times that a module's frame numbers started again."),
+        Counter("ring_waits", "times", "Times that the image ring was gone or not there yet."),
+    )
+
+    def __init__(
+        self,
+        config: DaqConfig,
+        modules: Sequence[int] | None = None,
+        mode: ReceiveMode = ReceiveMode.DIRECT,
+        frame_timeout_s: float = 0.5,
+        label: str | None = None,
+    ) -> None:
+        self.detector = detector_of(config)
+        self.modules = tuple(modules) if modules is not None else self.detector.modules
+        unknown = sorted(set(self.modules) - set(self.detector.modules))
+        if unknown:
+            raise ConfigError(
+                f"modules {unknown}: are not in module_positions; allowed are "
+                f"{list(self.detector.modules)}"
+            )
+        super().__init__(config, label if label is not None else module_label(self.modules))
+        self.mode = mode
+        self.frame_timeout_s = frame_timeout_s
+        self.buffer_bytes = 0
+        self._rows = [self.detector.modules.index(module) for module in self.modules]
+        self.missing_per_module = np.zeros(len(self.modules), np.int64)
+        self._sockets: list[UdpSocket] = []
+        self._owned: list[RingOwner] = []
+        self._ring: RingWriter | None = None
+        self._out: list[zmq.Socket[bytes]] = []
+        self._workspace: Workspace | None = None
+        self._loop: PacketLoop | None = None
+        self._drops_before = 0
+        self._last_packet_s = 0.0
+
+    def _open(self) -> None:
+        layout, sizes = self.detector.layout, self.config.sizes
+        if self.mode is ReceiveMode.DIRECT:
+            placement = Placement(
+                np.ascontiguousarray(self.detector.placement.offsets[self._rows]),
+                self.detector.placement.piece_bytes,
+            )
+        else:
+            placement = Placement.contiguous(len(self.modules), layout)
+        workspace = self._workspace = Workspace.of(layout, placement)
+        for module in self.modules:
+            self._sockets.append(UdpSocket.bind(self.config.start_udp_port + module))
+        name = self.config.detector_name
+        if self.mode is ReceiveMode.FRAMES:
+            for source, module in enumerate(self.modules):
+                ring = RingOwner(f"{name}-{module}", MIN_SLOTS, layout.frame_bytes)
+                self._owned.append(ring)
+                workspace.set_ring(
+                    source, ring.base_address, ring.slot_bytes, ring.n_slots, ring.index_address
+                )
+                self._out.append(channels.bind(zmq.PUB, channels.ipc_address(name, str(module))))
+        else:
+            self._out.append(channels.connect(zmq.PUSH, channels.ipc_address(name, "sync")))
+            self._attach(sizes.n_slots, sizes.slot_bytes)
+        self._loop = PacketLoop(workspace, self._sockets)
+        self.buffer_bytes = min(entry.buffer_bytes for entry in self._sockets)
+        if self.buffer_bytes < WANTED_BUFFER_BYTES:
+            self.say(
+                logging.WARNING,
+                f"receive buffer is {self.buffer_bytes} bytes, {WANTED_BUFFER_BYTES} were asked for: "
+                f"set net.core.rmem_max to {WANTED_BUFFER_BYTES}",
+            )
+        self._drops_before = self._kernel_drops()
+
+    def _turn(self) -> None:
+        workspace, loop = self._workspace, self._loop
+        if workspace is None or loop is None:
+            return
+        if self.mode is ReceiveMode.DIRECT and (self._ring is None or self._ring.retired):
+            self._wait_for_ring()
+            return
+        now = time.monotonic()
+        if loop.turn(int(TURN_S * 1000)):
+            self._last_packet_s = now
+        elif now - self._last_packet_s > self.frame_timeout_s:
+            for source in np.flatnonzero(workspace.under_way()):
+                workspace.flush(int(source))
+        if workspace.n_events[0]:
+            self._announce(workspace.take_events())
+
+    def _announce(self, events: np.ndarray) -> None:
+        self.missing_per_module += np.bincount(
+            events["source"].astype(np.intp),
+            weights=events["n_missing_packets"].astype(np.float64),
+            minlength=len(self.modules),
+        ).astype(np.int64)
+        if self.mode is ReceiveMode.DIRECT:
+            events["source"] = np.array(self._rows)[events["source"].astype(np.intp)]
+            if self._ring is not None:
+                self._publish(self._out[0], self.detector.frame_headers(events).tobytes())
+            return
+        for event in events:
+            source = int(event["source"])
+            event["source"] = self._rows[source]
+            self._owned[source].publish(int(event["image_id"]))
+            self._publish(self._out[source], self.detector.frame_headers(event[None]).tobytes())
+
+    def _publish(self, out: "zmq.Socket[bytes]", data: bytes) -> None:
+        while True:
+            try:
+                out.send(data, zmq.DONTWAIT)
+            except zmq.Again:  # the synchronizer is gone or stuck: wait, the kernel buffers
+                if self._stop.is_set() or not out.poll(int(TURN_S * 1000), zmq.POLLOUT):
+                    return
+            else:
+                return
+
+    def _attach(self, n_slots: int, slot_bytes: int) -> bool:
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
+        try:
+            ring = RingWriter.attach(self.config.segment("image"), n_slots, slot_bytes)
+        except FileNotFoundError:
+            return False
+        workspace = self._workspace
+        if workspace is None:
+            ring.close()
+            return False
+        for source in range(len(self.modules)):
+            workspace.set_ring(
+                source, ring.base_address, ring.slot_bytes, ring.n_slots, ring.index_address
+            )
+        workspace.forget()
+        self._ring = ring
+        return True
+
+    def _wait_for_ring(self) -> None:
+        if self._ring is not None:
+            self.say(logging.WARNING, "[event] the image ring was given up by its owner")
+            self._ring.close()
+            self._ring = None
+            self.counters["ring_waits"] += 1
+        sizes = self.config.sizes
+        if self._attach(sizes.n_slots, sizes.slot_bytes):
+            self.say(logging.INFO, "attached to the image ring")
+        else:
+            self._stop.wait(TURN_S)
+
+    def _kernel_drops(self) -> int:
+        return sum(entry.kernel_drops() for entry in self._sockets)
+
+    def _tick(self) -> None:
+        if self._workspace is None:
+            return
+        totals = self._workspace.totals()
+        for name, value in totals.items():
+            if name in self.counters:
+                self.counters[name] = value
+        self.counters["bytes"] = (
+            totals["frames"] * self.detector.layout.frame_bytes
+            - totals["missing_packets"] * self.detector.layout.payload_bytes
+        )
+        if self._sockets:
+            self.counters["kernel_drops"] = self._kernel_drops() - self._drops_before
+
+    def _reset(self) -> None:
+        self.missing_per_module[:] = 0
+        if self._workspace is not None:
+            self._workspace.counters[:] = 0
+        if self._sockets:
+            self._drops_before = self._kernel_drops()
+
+    def _describe(self) -> str:
+        if self.mode is ReceiveMode.DIRECT and self._ring is None:
+            return f"Waiting for the ring {self.config.segment('image')} of the module synchronizer."
+        return super()._describe()
+
+    def _close(self) -> None:
+        if self._sockets:
+            self._tick()
+        self._loop = None
+        for entry in self._sockets:
+            entry.handle.close()
+        for out in self._out:
+            out.close(0)
+        for ring in self._owned:
+            ring.close()
+        if self._ring is not None:
+            self._ring.close()
+        self._sockets, self._out, self._owned, self._ring = [], [], [], None
+        self._workspace = None
+
+
+def module_label(modules: Sequence[int]) -> str:
+    """Return a short name for a set of modules: `0-3`, `7`, `0,2,5`."""
+    if len(modules) == 1:
+        return str(modules[0])
+    if list(modules) == list(range(modules[0], modules[-1] + 1)):
+        return f"{modules[0]}-{modules[-1]}"
+    return ",".join(str(module) for module in modules)
+
+
+def parse_modules(text: str) -> tuple[int, ...] | None:
+    """Read `7`, `0-15`, `0,2,5` or `all` (None).
+
+    Raises
+    ------
+    ConfigError
+        If it is none of these.
+    """
+    if text.strip() in ("all", ""):
+        return None
+    modules: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()):
+            raise ConfigError(f"modules {text!r}: allowed are 7, 0-15, 0,2,5 or all")
+        end = int(last or first)
+        if end < int(first) or end - int(first) > 4096:
+            raise ConfigError(f"modules {text!r}: {part.strip()!r} is not a range")
+        modules.extend(range(int(first), end + 1))
+    return tuple(dict.fromkeys(modules))
