@@ -77,9 +77,7 @@ class DaqConfig(BaseModel):
     bit_depth: Literal[8, 16, 32] = Field(description="Bits of a pixel as the detector sends it.")
     image_pixel_height: int = Field(ge=1, lt=MAX_PIXELS_PER_SIDE, description="Image rows.")
     image_pixel_width: int = Field(ge=1, lt=MAX_PIXELS_PER_SIDE, description="Image columns.")
-    start_udp_port: int = Field(
-        ge=0, le=65535, description="Module m sends to port start_udp_port + m."
-    )
+    start_udp_port: int = Field(ge=0, le=65535, description="Module m sends to port start_udp_port + m.")
     module_positions: dict[str, tuple[Pixel, Pixel, Pixel, Pixel]] = Field(
         description="Module number to [x0, y0, x1, y1] in pixels; {} where unused."
     )
@@ -155,8 +153,10 @@ class DaqConfig(BaseModel):
                 )
         last_port = self.start_udp_port + self.n_modules - 1
         if last_port > 65535:
-            raise ValueError(f"start_udp_port {self.start_udp_port}: last port is {last_port}, "
-                             "allowed is at most 65535")
+            raise ValueError(
+                f"start_udp_port {self.start_udp_port}: last port is {last_port}, "
+                "allowed is at most 65535"
+            )
         return self
 
     @property
@@ -211,9 +211,7 @@ class Sizes:
             dtype = Dtype.from_numpy(np.dtype(f"uint{config.bit_depth}"))
         height, width = config.image_pixel_height, config.image_pixel_width
         slot_bytes = height * width * dtype.numpy.itemsize
-        n_slots = config.ring_slots or max(
-            int(config.ram_buffer_gb * 2**30) // slot_bytes, MIN_SLOTS
-        )
+        n_slots = config.ring_slots or max(int(config.ram_buffer_gb * 2**30) // slot_bytes, MIN_SLOTS)
         return cls(
             height=height,
             width=width,
@@ -321,5 +319,5 @@ def _explain(error: ValidationError) -> str:
 
 def _allowed(key: str) -> str:
     """Say what is allowed for a top-level key, from its own description."""
-    info = DaqConfig.model_fields.get(key.split(".")[0])
+    info = DaqConfig.model_fields.get(key.split(".", maxsplit=1)[0])
     return f"expected: {info.description}" if info and info.description else "see the JSON schema"

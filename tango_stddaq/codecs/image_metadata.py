@@ -29,9 +29,9 @@ def to_message(image: Image) -> pb.ImageMetadata:
         height=image.height,
         width=image.width,
         size=image.size,
-        dtype=int(image.dtype),
-        status=int(image.status),
-        compression=int(image.compression),
+        dtype=image.dtype.name.lower(),
+        status=image.status.name.lower(),
+        compression=image.compression.name.lower(),
         n_missing_packets=image.n_missing_packets,
         n_missing_modules=image.n_missing_modules,
     )

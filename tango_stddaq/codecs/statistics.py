@@ -1,6 +1,6 @@
 """Statistics of a service as a line of the InfluxDB line protocol."""
 
-import socket
+import platform
 import time
 from collections.abc import Mapping
 
@@ -27,7 +27,7 @@ def encode(
     # Imported late: the package loads a whole HTTP client, half a second of every server's start.
     from influxdb_client import Point  # noqa: PLC0415
 
-    point = Point(service).tag("host", socket.gethostname())
+    point = Point(service).tag("host", platform.node())
     for key, value in tags.items():
         if value:
             point.tag(key, value)

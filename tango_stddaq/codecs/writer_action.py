@@ -130,6 +130,4 @@ def decode_response(data: bytes) -> Response:
         message = pb.WriterResponse.FromString(data)
     except DecodeError as error:
         raise ValueError(f"not a WriterResponse message of {len(data)} bytes") from error
-    return Response(
-        message.code == pb.SUCCESS, message.reason, message.n_written, message.n_overwritten
-    )
+    return Response(message.code == pb.SUCCESS, message.reason, message.n_written, message.n_overwritten)

@@ -113,9 +113,7 @@ def detector(config: DaqConfig) -> Detector:
         header["header_version"] = sls.HEADER_VERSION
         result[:, : sls.HEADER.itemsize] = header.view(np.uint8).reshape(layout.packets_per_frame, -1)
         pixels = flat[chips.reshape(-1)].astype(f"<u{pixel_bytes}", copy=False)
-        result[:, sls.HEADER.itemsize :] = pixels.view(np.uint8).reshape(
-            layout.packets_per_frame, -1
-        )
+        result[:, sls.HEADER.itemsize :] = pixels.view(np.uint8).reshape(layout.packets_per_frame, -1)
         return result
 
     return Detector(

@@ -15,8 +15,9 @@ DRIVER_PUSH_HWM: Final = 100
 STREAM_HWM: Final = 100
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 """Longest message taken on a metadata channel: 512 bytes by contract, or a batch of frame headers."""
-_IPC_DIR: Final = Path("/tmp")  # noqa: S108 -- part of the interface contract
+_IPC_DIR: Final = Path("/tmp")
 _SOCKET_MODE: Final = 0o660
+_bound: dict[int, Path] = {}
 
 
 def ipc_address(detector_name: str, suffix: str) -> str:
@@ -45,6 +46,7 @@ def bind(kind: int, address: str, hwm: int = PIPELINE_HWM) -> zmq.Socket[bytes]:
         raise ChannelError(f"{address}: cannot be bound: {reason}") from error
     if path is not None:
         path.chmod(_SOCKET_MODE)
+        _bound[id(handle)] = path
     return handle
 
 
@@ -69,11 +71,14 @@ def connect(kind: int, address: str, hwm: int = PIPELINE_HWM) -> zmq.Socket[byte
     return handle
 
 
-def unbind_name(address: str) -> None:
-    """Remove the file of an ipc address that nobody listens on any more."""
-    path = Path(address.removeprefix("ipc://"))
-    if not _is_listened_on(path):
-        path.unlink(missing_ok=True)
+def close(handle: "zmq.Socket[bytes]") -> None:
+    """Close a socket; the name of an ipc address that it was bound to vanishes with it."""
+    if handle.closed:
+        return
+    path = _bound.pop(id(handle), None)
+    if path is not None:
+        path.unlink(missing_ok=True)  # ZeroMQ leaves it behind
+    handle.close(0)
 
 
 def _socket(kind: int, hwm: int) -> zmq.Socket[bytes]:

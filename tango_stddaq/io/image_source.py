@@ -26,16 +26,14 @@ class MetadataSource:
     def __init__(
         self, config: DaqConfig, suffix: str = "image", hwm: int = channels.PIPELINE_HWM
     ) -> None:
-        self._socket = channels.connect(
-            zmq.SUB, channels.ipc_address(config.detector_name, suffix), hwm
-        )
+        self._socket = channels.connect(zmq.SUB, channels.ipc_address(config.detector_name, suffix), hwm)
         self.n_malformed = 0
 
     def receive(self, timeout_ms: int, limit: int = 256) -> list[Image]:
         """Return the images announced, at most `limit`; waits for the first one."""
         if not self._socket.poll(timeout_ms):
             return []
-        images = []
+        images: list[Image] = []
         while len(images) < limit:
             try:
                 data = self._socket.recv(zmq.DONTWAIT)
@@ -49,7 +47,7 @@ class MetadataSource:
 
     def close(self) -> None:
         """Stop listening."""
-        self._socket.close(0)
+        channels.close(self._socket)
 
 
 class PixelSource:
@@ -77,9 +75,7 @@ class PixelSource:
             self._reader = None
         if self._reader is None:
             try:
-                self._reader = RingReader.attach(
-                    self._name, self._sizes.n_slots, self._sizes.slot_bytes
-                )
+                self._reader = RingReader.attach(self._name, self._sizes.n_slots, self._sizes.slot_bytes)
             except FileNotFoundError:
                 return None
         return self._reader
@@ -110,5 +106,3 @@ class PixelSource:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-
-

@@ -342,9 +342,11 @@ def _attach_index(
     except RingError:
         data.close()
         raise
-    header = index.array[: INDEX_HEADER.itemsize].view(INDEX_HEADER) if (
-        index.array.size >= INDEX_HEADER.itemsize + n_slots * INDEX_ENTRY.itemsize
-    ) else None
+    header = (
+        index.array[: INDEX_HEADER.itemsize].view(INDEX_HEADER)
+        if (index.array.size >= INDEX_HEADER.itemsize + n_slots * INDEX_ENTRY.itemsize)
+        else None
+    )
     if header is None or int(header["magic"][0]) != MAGIC:
         # Half made, or its shape differs so much that the entries do not fit.
         size = index.array.size

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from tango_stddaq.errors import RingError
 
-SHM_DIR: Final = Path("/dev/shm")  # noqa: S108 -- where Linux keeps POSIX shared memory
+SHM_DIR: Final = Path("/dev/shm")
 MODE: Final = 0o660
 """Owner and group only: no other user of the machine may read or write pixels."""
 
@@ -50,10 +51,8 @@ class Segment:
         if self.fd < 0:
             return
         self.array = np.empty(0, np.uint8)
-        try:
+        with suppress(BufferError):  # a view is still held: the map goes with the last one
             self._map.close()
-        except BufferError:
-            pass  # a view is still held somewhere: the map goes with the last one
         os.close(self.fd)
         self.fd = -1
 

@@ -45,7 +45,7 @@ class UdpSocket:
     buffer_bytes: int
 
     @classmethod
-    def bind(cls, port: int, host: str = "0.0.0.0") -> "UdpSocket":  # noqa: S104
+    def bind(cls, port: int, host: str = "0.0.0.0") -> "UdpSocket":
         """Bind a port; detectors send to it from other hosts.
 
         Raises
@@ -108,7 +108,9 @@ class PacketLoop:
         workspace = self._workspace
         found = int(
             _receive(
-                self._poll.view(np.int32).reshape(-1, 2), timeout_ms, *workspace._arrays()  # noqa: SLF001
+                self._poll.view(np.int32).reshape(-1, 2),
+                timeout_ms,
+                *workspace._arrays(),
             )
         )
         if found < 0:
@@ -116,13 +118,11 @@ class PacketLoop:
         return found
 
 
-
-
 @njit(cache=True, nogil=True)
 def _receive(
     polls, timeout_ms, state, masks, first_headers, counters, offsets, rings, iov, messages,
     headers, scratch, armed, events, n_events, geometry,
-):  # fmt: skip  # noqa: ANN001, ANN202
+):  # fmt: skip
     """Poll, then take whole batches of every source that has some until nothing more is there.
 
     Returns as soon as frames were finished and every source was served once, so that they are

@@ -202,12 +202,12 @@ _INDEX_HEADER_BYTES = INDEX_HEADER.itemsize
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _slot(rings, source, image_id):  # noqa: ANN001, ANN202
+def _slot(rings, source, image_id):
     return rings[source, _BASE] + (image_id % rings[source, _N_SLOTS]) * rings[source, _SLOT_BYTES]
 
 
 @njit(cache=True, nogil=True)
-def _claim(rings, state, source, image_id):  # noqa: ANN001, ANN202
+def _claim(rings, state, source, image_id):
     index = rings[source, _INDEX]
     if index == 0:
         return True
@@ -216,7 +216,7 @@ def _claim(rings, state, source, image_id):  # noqa: ANN001, ANN202
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _received(masks, source, which, packet):  # noqa: ANN001, ANN202
+def _received(masks, source, which, packet):
     return (masks[source, which, packet >> 6] >> uint64(packet & 63)) & uint64(1)
 
 
@@ -224,7 +224,7 @@ def _received(masks, source, which, packet):  # noqa: ANN001, ANN202
 def arm(
     source, n, state, masks, first_headers, counters, offsets, rings, iov, messages, headers,
     scratch, armed, events, n_events, geometry,
-):  # fmt: skip  # noqa: ANN001, ANN201
+):  # fmt: skip
     """Predict the next `n` packets of a source: skip those that came, go on into later frames."""
     n_packets, n_pieces, piece = geometry[2], geometry[3], geometry[4]
     image_id = state[source, _ID]
@@ -267,7 +267,7 @@ def arm(
 def _finish(
     source, which, state, masks, first_headers, counters, offsets, rings, events, n_events,
     geometry,
-):  # fmt: skip  # noqa: ANN001, ANN202
+):  # fmt: skip
     """End a frame: fill what is missing with zeros and append the event. `which`: 0 current, 1 old."""
     n_packets, n_pieces, piece = geometry[2], geometry[3], geometry[4]
     column = 4 * which
@@ -301,7 +301,7 @@ def _finish(
 def flush(
     source, state, masks, first_headers, counters, offsets, rings, iov, messages, headers, scratch,
     armed, events, n_events, geometry,
-):  # fmt: skip  # noqa: ANN001, ANN201
+):  # fmt: skip
     """Finish the frames of a source that are under way, the older one first."""
     for which in (1, 0):
         if state[source, _OPEN + 4 * which]:
@@ -315,7 +315,7 @@ def flush(
 def _begin(
     source, image_id, restart, state, masks, first_headers, counters, offsets, rings, header,
     events, n_events, geometry,
-):  # fmt: skip  # noqa: ANN001, ANN202
+):  # fmt: skip
     """Make `image_id` the current frame; the one before may still get its stragglers."""
     index = rings[source, _INDEX]
     if state[source, _ID] == _NO_ID:
@@ -360,7 +360,7 @@ def _begin(
 def account(
     source, n, state, masks, first_headers, counters, offsets, rings, iov, messages, headers,
     scratch, armed, events, n_events, geometry,
-):  # fmt: skip  # noqa: ANN001, ANN201
+):  # fmt: skip
     """Compare what came with what was expected and put right what differs."""
     packet_bytes = geometry[0] + geometry[1]
     n_packets, n_pieces, piece = geometry[2], geometry[3], geometry[4]
@@ -407,11 +407,7 @@ def account(
                 which = 1
             else:
                 state[source, _LATE_RUN] += 1
-                if (
-                    idle
-                    or current - image_id > _FAR_BACK
-                    or state[source, _LATE_RUN] >= n_packets
-                ):
+                if idle or current - image_id > _FAR_BACK or state[source, _LATE_RUN] >= n_packets:
                     _begin(
                         source, image_id, True, state, masks, first_headers, counters, offsets,
                         rings, headers[i], events, n_events, geometry,
@@ -438,9 +434,7 @@ def account(
             state[source, _LATE_RUN] = 0
             state[source, _NEXT] = packet + 1
         column = 4 * which
-        if state[source, _PLACED + column] and (
-            armed[i, 0] != image_id or armed[i, 1] != packet
-        ):
+        if state[source, _PLACED + column] and (armed[i, 0] != image_id or armed[i, 1] != packet):
             slot = _slot(rings, source, image_id)
             for k in range(n_pieces):
                 memcpy(

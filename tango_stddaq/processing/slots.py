@@ -123,7 +123,5 @@ def next_epoch(header: int, mine: int) -> int:
     mine
         The caller's epoch: only who still has the current one begins a new one.
     """
-    swap_u64_if(
-        uintp(header + EPOCH_OFFSET), uint64(mine), uint64((mine + 1) & EPOCH_MASK)
-    )
+    swap_u64_if(uintp(header + EPOCH_OFFSET), uint64(mine), uint64((mine + 1) & EPOCH_MASK))
     return int(load_u64(uintp(header + EPOCH_OFFSET)))

@@ -79,7 +79,7 @@ class Synchronizer:
     def add(self, frame: Frame) -> list[JoinedImage]:
         """Take a frame; returns the images that may go on now, in order."""
         released: list[JoinedImage] = []
-        if frame.epoch != NO_EPOCH and self._epoch != NO_EPOCH and frame.epoch != self._epoch:
+        if NO_EPOCH not in (frame.epoch, self._epoch) and frame.epoch != self._epoch:
             if not is_later_epoch(frame.epoch, self._epoch):
                 self.n_late += 1
                 return released
@@ -160,5 +160,3 @@ class Synchronizer:
         run = self._late_run.get(frame.module_index, 0) + 1
         self._late_run[frame.module_index] = run
         return run > self._queue_size
-
-

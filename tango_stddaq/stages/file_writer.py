@@ -191,7 +191,7 @@ class FileWriter(Stage):
             self._close_file()
         for handle in (self._in, self._out):
             if handle is not None:
-                handle.close(0)
+                channels.close(handle)
         if self._pixels is not None:
             self._pixels.close()
         self._in = self._out = self._pixels = None

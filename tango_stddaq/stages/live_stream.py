@@ -96,9 +96,8 @@ class LiveStream(Stage):
             self.counters["overwritten"] += 1
             return
         out.send(array10.encode_header(image), zmq.SNDMORE)
-        tracker = out.send(buffer[: image.size], copy=False, track=True)
-        if tracker is not None:
-            self._pool.append((buffer, tracker))
+        tracker = out.send(buffer[: image.size].data, copy=False, track=True)
+        self._pool.append((buffer, tracker))
         self.counters["images"] += 1
         self.counters["bytes"] += image.size
         now = time.monotonic()
@@ -118,7 +117,7 @@ class LiveStream(Stage):
 
     def _close(self) -> None:
         if self._out is not None:
-            self._out.close(0)
+            channels.close(self._out)
         if self._metadata is not None:
             self._metadata.close()
         if self._pixels is not None:

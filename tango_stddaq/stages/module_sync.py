@@ -165,7 +165,7 @@ class ModuleSync(Stage):
             self._tick()
         for handle in (self._in, self._out):
             if handle is not None:
-                handle.close(0)
+                channels.close(handle)
         if self._ring is not None:
             self._ring.close()
         self._in = self._out = self._ring = None

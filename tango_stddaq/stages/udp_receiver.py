@@ -247,7 +247,7 @@ class UdpReceiver(Stage):
         for entry in self._sockets:
             entry.handle.close()
         for out in self._out:
-            out.close(0)
+            channels.close(out)
         for ring in self._owned:
             ring.close()
         if self._ring is not None:

@@ -1,0 +1,79 @@
+"""Simulated detectors: pictures cut into packets by the same layout code that the receivers use."""
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.detectors.layout import Detector
+from tango_stddaq.detectors.registry import detector_of
+from tango_stddaq.sim.picture import DiffractionPicture
+from tango_stddaq.sim.sender import Faults, Pace, PacketSender, clean_errors
+
+
+class SimulatedDetector:
+    """Sends the images of a detector over UDP.
+
+    Parameters
+    ----------
+    config
+        Of the detector to play.
+    host
+        Where the receivers run.
+    """
+
+    def __init__(self, config: DaqConfig, host: str = "127.0.0.1") -> None:
+        self.config = config
+        self.detector = detector_of(config)
+        self._host = host
+        self._picture = DiffractionPicture(config.sizes.shape, np.dtype(f"<u{config.bit_depth // 8}"))
+        self._seen = visible_pixels(self.detector, config)
+
+    def truth(self, image_id: int) -> np.ndarray:
+        """Return the image as it must arrive: (height, width), gaps 0."""
+        return np.where(self._seen, self._picture.image(image_id), 0).astype(self._picture.dtype)
+
+    def run(
+        self,
+        n_images: int,
+        rate_hz: float,
+        first_id: int = 1,
+        faults: Faults | None = None,
+        on_image: Callable[[int], None] | None = None,
+    ) -> Faults:
+        """Send images; returns the faults with what was really left out."""
+        faults = faults if faults is not None else Faults()
+        pace = Pace(rate_hz)
+        with PacketSender(self._host) as sender:
+            for image_id in range(first_id, first_id + n_images):
+                image = self._picture.image(image_id)
+                frames = [self.detector.packets(image, image_id, m) for m in self.detector.modules]
+                pace.wait()
+                for part, (module, packets) in enumerate(
+                    zip(self.detector.modules, frames, strict=True)
+                ):
+                    pace.fraction(part, len(frames))
+                    keep = faults.kept(image_id, module, len(packets))
+                    with clean_errors():
+                        sender.send(self.config.start_udp_port + module, packets[keep])
+                if on_image is not None:
+                    on_image(image_id)
+        return faults
+
+
+def visible_pixels(detector: Detector, config: DaqConfig) -> np.ndarray:
+    """Return which pixels of the image belong to a module, (height, width) bool."""
+    placement, sizes = detector.placement, config.sizes
+    seen = np.zeros(sizes.slot_bytes, bool)
+    starts = placement.offsets.reshape(-1, 1)
+    seen[starts + np.arange(placement.piece_bytes)] = True
+    return seen.reshape(sizes.height, sizes.width, -1)[:, :, 0]
+
+
+def report(n_images: int, faults: Faults) -> str:
+    """Return what was sent as one line of JSON."""
+    incomplete = sorted({image_id for image_id, _, _ in faults.dropped})
+    return json.dumps(
+        {"sent": n_images, "dropped_packets": len(faults.dropped), "incomplete_ids": incomplete}
+    )

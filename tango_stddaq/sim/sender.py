@@ -1,0 +1,167 @@
+"""Sends datagrams in batches: many packets per system call, at a steady rate of images."""
+
+import ctypes
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+
+_LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_BATCH: Final = 1024
+_SEND_BUFFER_BYTES: Final = 8 * 2**20
+
+
+@dataclass(slots=True)
+class Faults:
+    """What shall go wrong on the way.
+
+    Attributes
+    ----------
+    drop_every
+        Leave out every n-th packet, counted over all modules; 0 for none.
+    dropped
+        Every packet left out: (image id, module, packet number).
+    """
+
+    drop_every: int = 0
+    dropped: list[tuple[int, int, int]] = field(default_factory=list)
+    _count: int = 0
+
+    def kept(self, image_id: int, module: int, n_packets: int) -> np.ndarray:
+        """Return which of a frame's packets are sent, (n_packets,) bool."""
+        if self.drop_every <= 0:
+            return np.ones(n_packets, bool)
+        numbers = self._count + 1 + np.arange(n_packets)
+        self._count += n_packets
+        keep = numbers % self.drop_every != 0
+        self.dropped += [(image_id, module, int(packet)) for packet in np.flatnonzero(~keep)]
+        return keep
+
+
+class PacketSender:
+    """A UDP socket that sends arrays of packets.
+
+    Parameters
+    ----------
+    host
+        Where the receivers run.
+    """
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._host = host
+        self._sockets: dict[int, socket.socket] = {}
+        # struct iovec and struct mmsghdr, see sendmmsg(2)
+        self._iov = np.zeros((_BATCH, 2), np.uint64)
+        self._messages = np.zeros((_BATCH, 8), np.uint64)
+        self._messages[:, 2] = self._iov.ctypes.data + np.arange(_BATCH) * 16
+        self._messages[:, 3] = 1
+        self.n_sent = 0
+
+    def send(self, port: int, packets: np.ndarray) -> None:
+        """Send packets of the same size, (n, packet_bytes) uint8.
+
+        Raises
+        ------
+        OSError
+            If the system refuses.
+        """
+        handle = self._socket(port)
+        packets = np.ascontiguousarray(packets)
+        for first in range(0, len(packets), _BATCH):
+            batch = packets[first : first + _BATCH]
+            self._iov[: len(batch), 0] = batch.ctypes.data + np.arange(len(batch)) * batch.shape[1]
+            self._iov[: len(batch), 1] = batch.shape[1]
+            done = 0
+            while done < len(batch):
+                n = _LIBC.sendmmsg(
+                    handle.fileno(),
+                    ctypes.c_void_p(self._messages[done:].ctypes.data),
+                    len(batch) - done,
+                    0,
+                )
+                if n < 0:
+                    number = ctypes.get_errno()
+                    raise OSError(number, f"port {port}: {os.strerror(number)}")
+                done += n
+        self.n_sent += len(packets)
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for handle in self._sockets.values():
+            handle.close()
+        self._sockets.clear()
+
+    def _socket(self, port: int) -> socket.socket:
+        handle = self._sockets.get(port)
+        if handle is None:
+            handle = self._sockets[port] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+            handle.connect((self._host, port))
+        return handle
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Pace:
+    """Keeps a steady rate without bursts after a delay.
+
+    Parameters
+    ----------
+    rate_hz
+        0 for as fast as possible.
+    """
+
+    def __init__(self, rate_hz: float) -> None:
+        self._period_s = 1.0 / rate_hz if rate_hz > 0 else 0.0
+        self._next_s = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait until the next image is due."""
+        if not self._period_s:
+            return
+        now = time.monotonic()
+        if now < self._next_s:
+            time.sleep(self._next_s - now)
+        self._next_s = max(self._next_s + self._period_s, now)
+
+    def fraction(self, part: int, parts: int) -> None:
+        """Spread the parts of an image over its period, as modules that read out in parallel do."""
+        if self._period_s and part:
+            due = self._next_s - self._period_s * (1 - 0.8 * part / parts)
+            delay = due - time.monotonic()
+            if delay > 0:
+                time.sleep(delay)
+
+
+@contextmanager
+def clean_errors() -> Iterator[None]:
+    """Let a refused packet pass: nobody listens yet, which a detector does not mind either."""
+    with suppress(ConnectionRefusedError):
+        yield
+
+
+def split(packets: Sequence[bytes | memoryview]) -> list[np.ndarray]:
+    """Group packets of equal size that follow one another into arrays (n, packet_bytes)."""
+    groups: list[list[np.ndarray]] = []
+    for packet in packets:
+        array = np.frombuffer(packet, np.uint8)
+        if groups and groups[-1][0].size == array.size:
+            groups[-1].append(array)
+        else:
+            groups.append([array])
+    return [np.stack(group) for group in groups]

@@ -1,0 +1,122 @@
+"""Fixtures for all tests: logged errors fail, names are unique, shared memory is left clean."""
+
+import json
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tango_stddaq import config as config_module
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.io import ring
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "eiger-0.5M-32bit"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "expects_errors: the test provokes errors that are logged")
+
+
+@pytest.fixture(autouse=True)
+def _no_logged_errors(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> Iterator[None]:
+    """Fail a test in which the package logged an error, unless it says that it provokes one."""
+    yield
+    if request.node.get_closest_marker("expects_errors"):
+        return
+    errors = [
+        record.getMessage()
+        for when in ("setup", "call")
+        for record in caplog.get_records(when)
+        if record.levelno >= logging.ERROR and record.name.startswith("tango_stddaq")
+    ]
+    assert not errors, f"errors were logged: {errors}"
+
+
+@pytest.fixture
+def detector_name() -> Iterator[str]:
+    """A detector name that no other test uses; afterwards nothing of it may be left behind."""
+    name = f"T{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    yield name
+    left = [*Path("/dev/shm").glob(f"{name}*"), *Path("/tmp").glob(f"{name}*")]
+    for path in left:
+        path.unlink()
+    ring.remove_abandoned(name)
+    assert not left, f"left behind: {left}"
+
+
+def free_udp_ports(n: int) -> int:
+    """Return the first of `n` consecutive UDP ports that are free."""
+    for start in range(20_000 + os.getpid() % 20_000, 60_000, n):
+        handles = []
+        try:
+            for port in range(start, start + n):
+                handle = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                handles.append(handle)
+                handle.bind(("0.0.0.0", port))
+        except OSError:
+            continue
+        else:
+            return start
+        finally:
+            for handle in handles:
+                handle.close()
+    raise RuntimeError("no free UDP ports")
+
+
+def free_tcp_port() -> int:
+    """Return a TCP port that is free."""
+    with socket.socket() as handle:
+        handle.bind(("127.0.0.1", 0))
+        return int(handle.getsockname()[1])
+
+
+EIGER_POSITIONS = {
+    "0": [0, 0, 513, 255],
+    "1": [516, 0, 1029, 255],
+    "2": [0, 513, 513, 258],
+    "3": [516, 513, 1029, 258],
+}
+
+
+def eiger_config(detector_name: str, **changes: object) -> DaqConfig:
+    """An Eiger of four half modules, the lower two upside down, with a small ring."""
+    data: dict[str, object] = {
+        "detector_name": detector_name,
+        "detector_type": "eiger",
+        "n_modules": 4,
+        "bit_depth": 16,
+        "image_pixel_height": 514,
+        "image_pixel_width": 1030,
+        "start_udp_port": free_udp_ports(4),
+        "module_positions": EIGER_POSITIONS,
+        "number_of_writers": 1,
+        "ring_slots": 50,
+    }
+    return config_module.from_dict({**data, **changes})
+
+
+@pytest.fixture
+def config(detector_name: str) -> DaqConfig:
+    """The configuration most tests use."""
+    return eiger_config(detector_name)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The recorded Eiger packets; a test that needs them is skipped where they are not there."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("recorded Eiger packets (../shared/data/eiger-0.5M-32bit) are not there")
+    return SHARED_DATA
+
+
+@pytest.fixture
+def expected_images(shared_data: Path) -> dict[int, str]:
+    """Image id to the SHA-256 of its pixels, as the recording's description says."""
+    expected = json.loads((shared_data / "expected.json").read_text())
+    return {int(image_id): entry["sha256"] for image_id, entry in expected.items()}
