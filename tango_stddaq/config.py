@@ -21,6 +21,7 @@ MIN_SLOTS: Final = 1000
 SEGMENT_ALIGN_BYTES: Final = 2 * 2**20
 MAX_CONFIG_BYTES: Final = 4 * 2**20
 MAX_PIXELS_PER_SIDE: Final = 65536
+MAX_USER_ID: Final = 2**31 - 1
 
 DetectorType = Literal[
     "gigafrost", "eiger", "pco", "jungfrau-raw", "jungfrau-converted", "bsread", "jungfrau"
@@ -37,7 +38,7 @@ class LiveStreamConfig(BaseModel):
     `periodic [n, hz]` sends n consecutive images, hz times a second.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     type: Literal["forward", "batch", "periodic"] = Field(description="Which images are sent.")
     config: tuple[int, float] | None = Field(
@@ -66,7 +67,9 @@ class LiveStreamConfig(BaseModel):
 class DaqConfig(BaseModel):
     """The configuration of one data acquisition, as its JSON file says it."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, title="tango_stddaq configuration")
+    model_config = ConfigDict(
+        extra="allow", frozen=True, allow_inf_nan=False, title="tango_stddaq configuration"
+    )
 
     detector_name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
@@ -87,7 +90,10 @@ class DaqConfig(BaseModel):
         default=10, gt=0, le=3600, description="Seconds between two statistics lines."
     )
     ram_buffer_gb: float = Field(
-        default=0, ge=0, description="Size of the image ring in GiB; at least 1000 slots are used."
+        default=0,
+        ge=0,
+        le=2**30,
+        description="Size of the image ring in GiB; at least 1000 slots are used.",
     )
     max_number_of_forwarders_spawned: int = Field(
         default=8, ge=1, le=1024, description="Parts an image is cut into between servers."
@@ -109,7 +115,9 @@ class DaqConfig(BaseModel):
     switch_user_active: bool = Field(
         default=False, description="Create files as the user of writer_user_id."
     )
-    writer_user_id: int | None = Field(default=None, description="User id that owns the files.")
+    writer_user_id: int | None = Field(
+        default=None, ge=-1, le=MAX_USER_ID, description="User id that owns the files."
+    )
     submodule_info: dict[str, Any] = Field(
         default_factory=dict, description="Free information about submodules."
     )
@@ -140,8 +148,9 @@ class DaqConfig(BaseModel):
 
     @model_validator(mode="after")
     def _modules_are_known(self) -> "DaqConfig":
+        known = {str(module) for module in range(self.n_modules)}
         for key, (x0, y0, x1, y1) in self.module_positions.items():
-            if not key.isdecimal() or int(key) >= self.n_modules:
+            if key not in known:
                 raise ValueError(
                     f"module_positions key {key!r}: allowed are the modules 0 to "
                     f"{self.n_modules - 1} (n_modules is {self.n_modules})"

@@ -66,7 +66,7 @@ def decode_header(data: bytes) -> Header:
         or not all(type(side) is int and 0 < side < 2**31 for side in shape)
     ):
         raise ValueError(f"shape {shape!r} is not [height, width]")
-    if kind not in TYPES:
+    if not isinstance(kind, str) or kind not in TYPES:
         raise ValueError(f"type {kind!r}; allowed are {', '.join(sorted(TYPES))}")
     if type(frame) is not int or not 0 <= frame < 2**64:
         raise ValueError(f"frame {frame!r} is not an image id")

@@ -19,11 +19,13 @@ from tango_stddaq.model import (
 
 MAX_MESSAGE_BYTES: Final = 512
 """Buffer size of the existing readers."""
+MAX_NAME_BYTES: Final = 256
+"""Longest BSREAD channel name passed on: with it a `WriterAction` around the message fits as well."""
 _MAX_SIDE: Final = 2**32
 
 
 def to_message(image: Image) -> pb.ImageMetadata:
-    """Build the protobuf message of an image."""
+    """Build the protobuf message of an image; a long BSREAD channel name is cut to fit 512 bytes."""
     message = pb.ImageMetadata(
         image_id=image.image_id,
         height=image.height,
@@ -44,8 +46,10 @@ def to_message(image: Image) -> pb.ImageMetadata:
             for name in GigafrostMetadata.__slots__:
                 setattr(message.gf, name, getattr(gf, name))
         case PcoMetadata() as pco:
-            for name in PcoMetadata.__slots__:
-                setattr(message.pco, name, getattr(pco, name))
+            message.pco.global_timestamp_sec = pco.global_timestamp_sec
+            message.pco.global_timestamp_ns = pco.global_timestamp_ns
+            name_bytes = pco.bsread_name.encode(errors="replace")[:MAX_NAME_BYTES]
+            message.pco.bsread_name = name_bytes.decode(errors="ignore")
         case None:
             pass
     return message

@@ -44,14 +44,14 @@ class Response:
     Attributes
     ----------
     n_written, n_overwritten
-        Images stored, and images lost because their slot was overwritten; additions of ours, None
-        from an existing writer.
+        Images stored, and images lost because their slot was overwritten; additions of ours, 0 from
+        an existing writer.
     """
 
     ok: bool
     reason: str = ""
-    n_written: int | None = None
-    n_overwritten: int | None = None
+    n_written: int = 0
+    n_overwritten: int = 0
 
 
 def encode(action: Action) -> bytes:
@@ -111,9 +111,9 @@ def encode_response(response: Response) -> bytes:
     """Serialize a response; a long reason is cut to fit 512 bytes."""
     data: bytes = pb.WriterResponse(
         code=pb.SUCCESS if response.ok else pb.FAILURE,
-        reason=response.reason.encode()[:400].decode(errors="ignore"),
-        n_written=response.n_written or 0,
-        n_overwritten=response.n_overwritten or 0,
+        reason=response.reason.encode(errors="replace")[:400].decode(errors="ignore"),
+        n_written=response.n_written,
+        n_overwritten=response.n_overwritten,
     ).SerializeToString()
     return data
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tango_stddaq.config import DaqConfig
+from tango_stddaq.config import MAX_USER_ID, DaqConfig
 from tango_stddaq.errors import AcquisitionError
 from tango_stddaq.processing.acquisition import DEFAULT_N_IMAGES
 
 MAX_NAME_BYTES: Final = 200
+MAX_PATH_BYTES: Final = 490
+"""Longest file name that a writer can be told in its 512 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ def check(request: Request, config: DaqConfig, n_writers: int, roots: Sequence[s
     _check_prefix(request.file_prefix)
     directory = _check_directory(request.path, roots)
     for path in [*request.writer_files(n_writers), request.master_file()]:
+        _check_length(path)
         if path.exists() or path.is_symlink():
             raise AcquisitionError(
                 f"{path}: exists already and is not overwritten; choose another filePrefix"
@@ -89,6 +92,8 @@ def _check_numbers(request: Request, n_writers: int) -> None:
         raise AcquisitionError(f"imageCount {request.n_images}: allowed is 1 or more")
     if request.start_id < 0:
         raise AcquisitionError(f"startId {request.start_id}: allowed is 0 or more")
+    if not -1 <= request.writer_user_id <= MAX_USER_ID:
+        raise AcquisitionError(f"writerUserId {request.writer_user_id}: allowed is -1 to {MAX_USER_ID}")
 
 
 def _check_prefix(prefix: str) -> None:
@@ -96,8 +101,19 @@ def _check_prefix(prefix: str) -> None:
         raise AcquisitionError(
             f"filePrefix {prefix!r}: a name without directories is needed, like run_0001_"
         )
-    if len(prefix.encode()) > MAX_NAME_BYTES:
+    if len(prefix.encode(errors="replace")) > MAX_NAME_BYTES:
         raise AcquisitionError(f"filePrefix: longer than {MAX_NAME_BYTES} bytes")
+
+
+def _check_length(path: Path) -> None:
+    try:
+        n_bytes = len(str(path).encode())
+    except UnicodeEncodeError:
+        raise AcquisitionError(f"{str(path)!r}: the name is not UTF-8, choose another one") from None
+    if n_bytes > MAX_PATH_BYTES:
+        raise AcquisitionError(
+            f"{path}: a file name of {n_bytes} bytes; allowed are {MAX_PATH_BYTES}, choose a shorter one"
+        )
 
 
 def _check_directory(path: str, roots: Sequence[str]) -> Path:

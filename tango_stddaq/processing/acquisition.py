@@ -100,9 +100,11 @@ class Account:
             If ids went back: the detector was restarted in the middle.
         """
         image_id = image.image_id
-        if image_id < self.start_id or self.done:
+        if self.done:
             return False
         if self.last_id is None:
+            if image_id < self.start_id:
+                return False
             self.first_id = image_id
         else:
             if image_id <= self.last_id:
@@ -152,7 +154,11 @@ class Account:
                 ledger.incomplete_ids.add(image_id)
         stored = set(stored_ids)
         if len(stored) != self.n_dispatched:
+            unstored = ledger.lost_ids[unstored_reason]
             for image_id in self.dispatched:
                 if image_id not in stored:
-                    ledger.lost_ids[unstored_reason].add(image_id)
+                    unstored.add(image_id)
+            if self.dispatched.truncated:  # of the rest only the number is known
+                unstored.truncated = True
+                unstored.count = self.n_dispatched - len(stored)
         return ledger

@@ -22,15 +22,14 @@ def decimate(image: np.ndarray, max_side: int = MAX_SIDE_PIXELS) -> np.ndarray:
     Returns
     -------
     np.ndarray
-        (height // k, width // k) float32 with the smallest k that fits; at least 1 x 1.
+        (height / k, width / k), rounded up, float32, with the smallest k that fits.
     """
     k = -(-max(image.shape) // max_side)
     if k == 1:
         return image.astype(np.float32)
-    k = min(k, *image.shape)
-    height, width = image.shape[0] // k, image.shape[1] // k
-    blocks = image[: height * k, : width * k].reshape(height, k, width, k)
-    return blocks.max(axis=(1, 3)).astype(np.float32)
+    rows, columns = np.arange(0, image.shape[0], k), np.arange(0, image.shape[1], k)
+    peaks = np.maximum.reduceat(np.maximum.reduceat(image, rows, axis=0), columns, axis=1)
+    return peaks.astype(np.float32)
 
 
 def to_gray(image: np.ndarray) -> np.ndarray:

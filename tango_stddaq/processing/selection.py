@@ -30,8 +30,9 @@ class _Periodic:
 
     def __call__(self, _image_id: int, now_s: float) -> bool:
         if now_s >= self._next_s:
-            # A pause must not be made up for by a burst.
-            self._next_s = max(self._next_s + self._period_s, now_s)
+            self._next_s += self._period_s
+            if self._next_s <= now_s:  # a pause must not be made up for by a burst
+                self._next_s = now_s + self._period_s
             self._left = self._n
         if self._left == 0:
             return False

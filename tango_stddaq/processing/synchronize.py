@@ -63,6 +63,7 @@ class Synchronizer:
         self._all = (1 << n_modules) - 1
         self._queue_size = queue_size
         self._waiting: dict[int, JoinedImage] = {}
+        self._newest: dict[int, int] = {}  # the highest id of each module
         self._late_run: dict[int, int] = {}
         self._last = -1
         self._epoch = NO_EPOCH
@@ -91,7 +92,7 @@ class Synchronizer:
             released = self._restart()
         self._was_idle = False
         self._epoch = frame.epoch
-        self._late_run.pop(frame.module_index, None)
+        self._note_forward(frame)
         image = self._waiting.get(frame.image_id)
         if image is None:
             image = self._waiting[frame.image_id] = JoinedImage(frame.image_id)
@@ -118,12 +119,6 @@ class Synchronizer:
         """Note that no frame came for so long that stragglers need not be expected any more."""
         self._was_idle = True
 
-    def forget(self) -> None:
-        """Drop what waits and accept any id next."""
-        self._waiting.clear()
-        self._late_run.clear()
-        self._last = -1
-
     def _release(self) -> list[JoinedImage]:
         released = []
         for image_id in sorted(self._waiting):
@@ -145,6 +140,7 @@ class Synchronizer:
     def _restart(self) -> list[JoinedImage]:
         released = self.flush()
         self._last = -1
+        self._newest.clear()
         self._late_run.clear()
         self.n_restarts += 1
         return released
@@ -152,11 +148,22 @@ class Synchronizer:
     def _looks_like_restart(self, frame: Frame) -> bool:
         """Tell a straggler from a detector that counts from the start again, without an epoch.
 
-        Frames of one module come in order. A first old frame may be a straggler if it is of a recent
-        image; once a module's old frames go on for longer than images wait here, it cannot be.
+        Frames of one module come in order: while its ids go up, it only lags behind the others. A first
+        frame that goes back may be a straggler if it is of a recent image; once a module's old frames
+        go on for longer than images wait here, it cannot be.
         """
-        if self._was_idle or self._last - frame.image_id > 2 * self._queue_size:
+        if self._was_idle:
+            return True
+        newest = self._newest.get(frame.module_index, -1)
+        if frame.image_id > newest:
+            self._note_forward(frame)
+            return False
+        if newest - frame.image_id > 2 * self._queue_size:
             return True
         run = self._late_run.get(frame.module_index, 0) + 1
         self._late_run[frame.module_index] = run
         return run > self._queue_size
+
+    def _note_forward(self, frame: Frame) -> None:
+        self._newest[frame.module_index] = max(frame.image_id, self._newest.get(frame.module_index, -1))
+        self._late_run.pop(frame.module_index, None)

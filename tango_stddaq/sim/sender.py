@@ -137,7 +137,9 @@ class Pace:
         now = time.monotonic()
         if now < self._next_s:
             time.sleep(self._next_s - now)
-        self._next_s = max(self._next_s + self._period_s, now)
+        self._next_s += self._period_s
+        if self._next_s <= now:
+            self._next_s = now + self._period_s
 
     def fraction(self, part: int, parts: int) -> None:
         """Spread the parts of an image over its period, as modules that read out in parallel do."""

@@ -69,12 +69,19 @@ class LiveStream(Stage):
         self._pool: deque[tuple[np.ndarray, zmq.MessageTracker]] = deque()
         self._select = selector(self._rule_config)
         self._next_preview_s = 0.0
+        self._endpoint = ""
         self.preview = np.zeros((1, 1), np.float32)
         self.preview_id = -1
+
+    @property
+    def endpoint(self) -> str:
+        """Address that is really bound, where `address` leaves the port to the system."""
+        return self._endpoint or self.address
 
     def _open(self) -> None:
         self._select = selector(self._rule_config)
         self._out = channels.bind(zmq.PUB, self.address, channels.STREAM_HWM)
+        self._endpoint = self._out.getsockopt_string(zmq.LAST_ENDPOINT)
         self._metadata = MetadataSource(self.config, self._suffixes[0])
         self._pixels = PixelSource(self.config, self._suffixes[1])
 

@@ -1,0 +1,116 @@
+"""Which device servers a configuration needs: names, classes and properties, as plain data."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.detectors.registry import detector_of
+from tango_stddaq.stages.udp_receiver import module_label
+
+MODULES_PER_RECEIVER: Final = 18
+"""One receiver process serves so many modules; 72 half modules of an Eiger 9M need four."""
+DEFAULT_STREAM: Final = "tcp://127.0.0.1:*"
+"""Where no live stream is configured there is one all the same, for the preview."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPlan:
+    """One device server with one device.
+
+    Attributes
+    ----------
+    tango_class
+        Name of the Tango class; the server executable has the same name.
+    module
+        Python module that runs the server.
+    """
+
+    tango_class: str
+    module: str
+    instance: str
+    device: str
+    properties: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def server(self) -> str:
+        """`executable/instance`, as the Tango database spells it."""
+        return f"{self.tango_class}/{self.instance}"
+
+
+@dataclass(frozen=True, slots=True)
+class SystemPlan:
+    """All servers, in the order in which they start; the facade comes last."""
+
+    stages: tuple[ServerPlan, ...]
+    facade: ServerPlan
+
+    @property
+    def servers(self) -> tuple[ServerPlan, ...]:
+        """Stages, then the facade."""
+        return (*self.stages, self.facade)
+
+
+def plan(config: DaqConfig, config_file: Path, output_roots: tuple[str, ...] = ()) -> SystemPlan:
+    """Lay out the servers of a configuration.
+
+    Parameters
+    ----------
+    config_file
+        Path that the servers read the configuration from.
+    output_roots
+        Directories below which files may be written; none means anywhere.
+
+    Raises
+    ------
+    ConfigError
+        If the detector is not known.
+    """
+    family = f"{config.detector_name}/stddaq"
+    instance = config.detector_name
+    common = {"ConfigFile": [str(config_file)]}
+
+    def stage(kind: str, module: str, number: int, **properties: str) -> ServerPlan:
+        return ServerPlan(
+            kind,
+            f"tango_stddaq.devices.{module}",
+            f"{instance}-{number}",
+            f"{family}/{module.replace('_', '-')}-{number}",
+            {**common, **{name: [value] for name, value in properties.items()}},
+        )
+
+    modules = detector_of(config).modules
+    groups = [
+        modules[first : first + MODULES_PER_RECEIVER]
+        for first in range(0, len(modules), MODULES_PER_RECEIVER)
+    ]
+    addresses = list(config.live_stream_configs) or [DEFAULT_STREAM]
+    stages = [stage("StdDaqModuleSync", "module_sync", 0)]
+    stages += [
+        stage("StdDaqFileWriter", "file_writer", i, WriterId=str(i))
+        for i in range(config.number_of_writers)
+    ]
+    driver = stage("StdDaqWriterDriver", "writer_driver", 0)
+    driver.properties["OutputRoots"] = list(output_roots)
+    streams = [
+        stage("StdDaqLiveStream", "live_stream", i, Address=address)
+        for i, address in enumerate(addresses)
+    ]
+    stages += [driver, *streams]
+    stages += [
+        stage("StdDaqUdpReceiver", "udp_receiver", i, Modules=module_label(group))
+        for i, group in enumerate(groups)
+    ]
+    facade = ServerPlan(
+        "StdDaq",
+        "tango_stddaq.devices.facade",
+        instance,
+        f"{family}/facade",
+        {
+            **common,
+            "StageDevices": [entry.device for entry in stages],
+            "WriterDriverDevice": [driver.device],
+            "PreviewDevice": [streams[0].device],
+        },
+    )
+    return SystemPlan(tuple(stages), facade)

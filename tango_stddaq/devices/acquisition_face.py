@@ -1,0 +1,197 @@
+"""Attributes and commands of an acquisition, the same on the writer driver and on the facade."""
+
+import json
+from typing import Any
+
+from tango.server import Device, attribute
+
+from tango_stddaq.devices.base import READ_WRITE
+from tango_stddaq.io.preflight import Request
+from tango_stddaq.processing.acquisition import DEFAULT_N_IMAGES
+
+MAX_IDS = 100_000
+MAX_FILES = 257
+
+
+class AcquisitionFace(Device):
+    """What a client sets before an acquisition, starts and stops it with, and reads of it.
+
+    A subclass keeps `_request` (what is asked for) and says in `_outcome` what is known of the
+    acquisition under way or the last one.
+    """
+
+    _request: Request
+
+    def _outcome(self) -> dict[str, Any]:
+        """Return status, progress, ledger (as `Ledger.summary`), reason, files, master."""
+        raise NotImplementedError
+
+    def _ledger_count(self, name: str) -> int:
+        return int(self._outcome()["ledger"].get(name, 0))
+
+    def _change(self, **changes: Any) -> None:
+        values = {name: getattr(self._request, name) for name in Request.__slots__}
+        self._request = Request(**{**values, **changes})
+
+    # -- what is asked for -------------------------------------------------------------------------
+
+    @attribute(
+        dtype=str, access=READ_WRITE, label="output path", doc="Existing directory of the files."
+    )
+    def outputPath(self) -> str:
+        return self._request.path
+
+    @outputPath.write
+    def outputPath(self, value: str) -> None:
+        self._change(path=value)
+
+    @attribute(
+        dtype=str, access=READ_WRITE, label="file prefix", doc="First part of the file names."
+    )
+    def filePrefix(self) -> str:
+        return self._request.file_prefix
+
+    @filePrefix.write
+    def filePrefix(self, value: str) -> None:
+        self._change(file_prefix=value)
+
+    @attribute(
+        dtype="DevULong64", access=READ_WRITE, unit="images", label="image count", min_value="1",
+        doc=f"Images to take; {DEFAULT_N_IMAGES} means until stopped.",
+    )  # fmt: skip
+    def imageCount(self) -> int:
+        return self._request.n_images
+
+    @imageCount.write
+    def imageCount(self, value: int) -> None:
+        self._change(n_images=int(value))
+
+    @attribute(
+        dtype="DevULong64", access=READ_WRITE, label="start id",
+        doc="Images with lower ids are left out.",
+    )  # fmt: skip
+    def startId(self) -> int:
+        return self._request.start_id
+
+    @startId.write
+    def startId(self, value: int) -> None:
+        self._change(start_id=int(value))
+
+    # -- what is known of it -----------------------------------------------------------------------
+
+    @attribute(
+        dtype=str, label="acquisition status", change_event_implemented=True,
+        doc="idle, creating_file, waiting_for_first_image, recording, saving_file, ...",
+    )  # fmt: skip
+    def acquisitionStatus(self) -> str:
+        return str(self._outcome()["status"])
+
+    @attribute(
+        dtype=bool, label="acquiring", change_event_implemented=True,
+        doc="Whether an acquisition is under way; false once its files are closed and checked.",
+    )  # fmt: skip
+    def acquiring(self) -> bool:
+        return bool(self._outcome()["busy"])
+
+    @attribute(
+        dtype=float, unit="%", format="%.1f", label="progress", change_event_implemented=True,
+        doc="Share of the images asked for that are accounted for.",
+    )  # fmt: skip
+    def progress(self) -> float:
+        return 100.0 * float(self._outcome()["progress"])
+
+    @attribute(
+        dtype="DevULong64", unit="images", label="expected", change_event_implemented=True,
+        doc="Images that belong to the acquisition so far: complete + incomplete + lost.",
+    )  # fmt: skip
+    def imagesExpected(self) -> int:
+        return self._ledger_count("expected")
+
+    @attribute(
+        dtype="DevULong64", unit="images", label="complete", change_event_implemented=True,
+        doc="Images with all their packets.",
+    )  # fmt: skip
+    def imagesComplete(self) -> int:
+        return self._ledger_count("complete")
+
+    @attribute(
+        dtype="DevULong64", unit="images", label="incomplete", change_event_implemented=True,
+        doc="Images stored with packets missing.", max_alarm="1",
+    )  # fmt: skip
+    def imagesIncomplete(self) -> int:
+        return self._ledger_count("incomplete")
+
+    @attribute(
+        dtype="DevULong64", unit="images", label="lost", change_event_implemented=True,
+        doc="Images that are in no file.", max_alarm="1",
+    )  # fmt: skip
+    def imagesLost(self) -> int:
+        return self._ledger_count("lost")
+
+    @attribute(
+        dtype=("DevULong64",), max_dim_x=MAX_IDS, label="incomplete ids",
+        doc="Image ids stored with packets missing.",
+    )  # fmt: skip
+    def incompleteImageIds(self) -> list[int]:
+        return _expand(self._outcome()["ledger"].get("incomplete_ids", []))
+
+    @attribute(
+        dtype=("DevULong64",), max_dim_x=MAX_IDS, label="lost ids", doc="Image ids in no file."
+    )
+    def lostImageIds(self) -> list[int]:
+        by_reason = self._outcome()["ledger"].get("lost_ids", {})
+        return sorted(_expand([pair for pairs in by_reason.values() for pair in pairs]))
+
+    @attribute(
+        dtype=str, label="ledger",
+        doc="The whole account as JSON: counts, ids as [first, last] ranges, reasons.",
+    )  # fmt: skip
+    def ledger(self) -> str:
+        return json.dumps(self._outcome()["ledger"])
+
+    @attribute(
+        dtype=str, label="end reason", change_event_implemented=True,
+        doc="Why the last acquisition ended.",
+    )  # fmt: skip
+    def endReason(self) -> str:
+        return str(self._outcome()["reason"])
+
+    @attribute(
+        dtype=str, label="last file", change_event_implemented=True,
+        doc="Master file of the last acquisition: it joins the writers' files.",
+    )  # fmt: skip
+    def lastFile(self) -> str:
+        return str(self._outcome()["master"])
+
+    @attribute(
+        dtype=(str,), max_dim_x=MAX_FILES, label="writers' files",
+        doc="Files of the writers of the current or last acquisition.",
+    )  # fmt: skip
+    def writerFiles(self) -> list[str]:
+        return list(self._outcome()["files"])
+
+    def acquisition_values(self) -> dict[str, Any]:
+        """Return the attributes of the acquisition whose changes are pushed."""
+        outcome = self._outcome()
+        ledger = outcome["ledger"]
+        return {
+            "acquisitionStatus": str(outcome["status"]),
+            "acquiring": bool(outcome["busy"]),
+            "progress": 100.0 * float(outcome["progress"]),
+            "imagesExpected": int(ledger.get("expected", 0)),
+            "imagesComplete": int(ledger.get("complete", 0)),
+            "imagesIncomplete": int(ledger.get("incomplete", 0)),
+            "imagesLost": int(ledger.get("lost", 0)),
+            "endReason": str(outcome["reason"]),
+            "lastFile": str(outcome["master"]),
+        }
+
+def _expand(ranges: list[list[int]]) -> list[int]:
+    ids: list[int] = []
+    for first, last in ranges:
+        ids.extend(range(first, min(last, first + MAX_IDS - len(ids) - 1) + 1))
+        if len(ids) >= MAX_IDS:
+            break
+    return ids
+
+

@@ -1,0 +1,378 @@
+"""Tango class `StdDaq`: one device that drives a whole acquisition over all stages."""
+
+import json
+import logging
+import threading
+from collections import deque
+from typing import Any, Final
+
+import numpy as np
+import tango
+from tango import DevState
+from tango.server import attribute, command, device_property
+
+from tango_stddaq import __version__
+from tango_stddaq import config as config_module
+from tango_stddaq.devices.acquisition_face import AcquisitionFace
+from tango_stddaq.devices.base import READ_WRITE, serve, tango_errors
+from tango_stddaq.devices.live_stream import PREVIEW_SIDE
+from tango_stddaq.errors import AcquisitionError, ConfigError, StdDaqError
+from tango_stddaq.io import config_file, logs
+from tango_stddaq.io.preflight import Request
+from tango_stddaq.stages.base import LOG_LINES
+
+MONITOR_PERIOD_S: Final = 0.2
+_CALL_TIMEOUT_MS: Final = 3000
+_DRIVER_ATTRIBUTES: Final = (
+    "acquisitionStatus", "acquiring", "progress", "ledger", "endReason", "lastFile", "writerFiles",
+)  # fmt: skip
+_NOTHING: Final[dict[str, Any]] = {
+    "status": "unknown",
+    "busy": False,
+    "progress": 0.0,
+    "ledger": {},
+    "reason": "",
+    "files": [],
+    "master": "",
+}
+
+
+class StdDaq(AcquisitionFace):
+    """Configures, starts, follows and stops acquisitions; the device a beamline talks to."""
+
+    ConfigFile = device_property(
+        dtype=str, default_value="", doc="JSON configuration file that all services share."
+    )
+    StageDevices = device_property(
+        dtype=(str,), default_value=[], doc="Devices of all stages, in the order of their start."
+    )
+    WriterDriverDevice = device_property(
+        dtype=str, default_value="", doc="Device of the writer driver."
+    )
+    PreviewDevice = device_property(
+        dtype=str, default_value="", doc="Device of the live stream that the preview comes from."
+    )
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def init_device(self) -> None:
+        """Read the configuration and begin to follow the stages; never raises."""
+        self._log = logging.getLogger("tango_stddaq.facade")
+        self._log_lines: deque[str] = deque(maxlen=LOG_LINES)
+        self._request = Request("")
+        self._state_lock = threading.RLock()
+        self._proxies: dict[str, tango.DeviceProxy] = {}
+        self._pushed: dict[str, object] = {}
+        self._driver_values = _NOTHING
+        self._stage_states: dict[str, DevState | None] = {}
+        self._rate_hz = 0.0
+        self._preview = np.zeros((1, 1), np.float32)
+        self._preview_id = -1
+        self._init_error = ""
+        self._driver_error = ""
+        tango.Util.instance().set_serial_model(tango.SerialModel.NO_SYNC)
+        super().init_device()
+        self.add_version_info("tango_stddaq", __version__)
+        for name in ("State", "Status"):
+            self.set_change_event(name, True, False)
+        try:
+            logs.set_level(config_module.load(self.ConfigFile).log_level)
+            if not self.WriterDriverDevice:
+                raise ConfigError("property WriterDriverDevice: is empty; set it to its device name")
+        except StdDaqError as error:
+            self._init_error = str(error)
+        self._stop = threading.Event()
+        self._monitor = threading.Thread(target=self._follow, name="monitor", daemon=True)
+        self._monitor.start()
+
+    def delete_device(self) -> None:
+        """End the thread that follows the stages."""
+        self._stop.set()
+        self._monitor.join(2 * MONITOR_PERIOD_S + _CALL_TIMEOUT_MS / 1000)
+
+    def _proxy(self, device: str) -> tango.DeviceProxy:
+        proxy = self._proxies.get(device)
+        if proxy is None:
+            proxy = self._proxies[device] = tango.DeviceProxy(device)
+            proxy.set_timeout_millis(_CALL_TIMEOUT_MS)
+        return proxy
+
+    # -- following the stages ----------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        with tango.EnsureOmniThread():
+            while not self._stop.is_set():
+                try:
+                    self._refresh()
+                    self._push_changes()
+                except Exception:
+                    self._log.exception("following the stages failed")
+                self._stop.wait(MONITOR_PERIOD_S)
+
+    def _refresh(self) -> None:
+        with self._state_lock:
+            self._stage_states = {device: self._state_of(device) for device in self.StageDevices}
+            if self.WriterDriverDevice:
+                self._read_driver()
+            if self.PreviewDevice:
+                self._read_preview()
+
+    def _state_of(self, device: str) -> DevState | None:
+        try:
+            return self._proxy(device).state()
+        except tango.DevFailed:
+            return None
+
+    def _read_driver(self) -> None:
+        was_busy = self._driver_values["busy"]
+        try:
+            values = [
+                reply.value
+                for reply in self._proxy(self.WriterDriverDevice).read_attributes(
+                    [*_DRIVER_ATTRIBUTES, "rate"]
+                )
+            ]
+        except tango.DevFailed as error:
+            self._driver_error = (
+                f"{self.WriterDriverDevice} does not answer: {error.args[0].desc.splitlines()[0]}"
+            )
+            self._driver_values = {**self._driver_values, "busy": False}
+            return
+        self._driver_error = ""
+        status, busy, progress, ledger, reason, master, files, rate = values
+        self._rate_hz = rate
+        self._driver_values = {
+            "status": status,
+            "busy": busy,
+            "progress": progress / 100,
+            "ledger": json.loads(ledger),
+            "reason": reason,
+            "files": list(files or []),
+            "master": master,
+        }
+        if was_busy and not busy:
+            self._note(f"acquisition ended: {reason}")
+
+    def _read_preview(self) -> None:
+        try:
+            proxy = self._proxy(self.PreviewDevice)
+            preview_id = proxy.read_attribute("previewId").value
+            if preview_id != self._preview_id:
+                self._preview = proxy.read_attribute("preview").value
+                self._preview_id = preview_id
+        except tango.DevFailed:
+            return  # its own state says so
+
+    def _push_changes(self) -> None:
+        values = {
+            "State": self.dev_state(),
+            "Status": self.dev_status(),
+            "stageStates": self._stage_lines(),
+            "imageRate": round(self._rate_hz, 3),
+            "previewId": self._preview_id,
+            **self.acquisition_values(),
+        }
+        for name, value in values.items():
+            if name not in self._pushed or self._pushed[name] != value:
+                self._pushed[name] = value
+                self.push_change_event(name, value)
+                if name == "previewId":
+                    self.push_change_event("preview", self._preview)
+
+    def _outcome(self) -> dict[str, Any]:
+        return self._driver_values
+
+    def _note(self, message: str) -> None:
+        self._log.info(message)
+        self._log_lines.append(message)
+
+    # -- state -------------------------------------------------------------------------------------
+
+    def dev_state(self) -> DevState:
+        """RUNNING or ALARM while acquiring, STANDBY when ready, FAULT when something is wrong."""
+        if self._fault():
+            return DevState.FAULT
+        if not self._driver_values["busy"]:
+            return DevState.STANDBY
+        ledger = self._driver_values["ledger"]
+        losing = ledger.get("incomplete", 0) or ledger.get("lost", 0)
+        return DevState.ALARM if losing else DevState.RUNNING
+
+    def dev_status(self) -> str:
+        """One sentence for a person; in FAULT the reason."""
+        fault = self._fault()
+        if fault:
+            return fault
+        values, ledger = self._driver_values, self._driver_values["ledger"]
+        counts = ", ".join(f"{name} {ledger.get(name, 0)}" for name in ("complete", "incomplete", "lost"))
+        if values["busy"]:
+            return f"Acquisition {values['status']}: {counts} of {ledger.get('requested', 0)} images."
+        if values["reason"]:
+            return f"Ready. Last acquisition: {values['reason']}; {counts}."
+        return "Ready. Set outputPath, filePrefix and imageCount, then Start."
+
+    def _fault(self) -> str:
+        if self._init_error:
+            return self._init_error
+        if self._driver_error:
+            return self._driver_error
+        down = [device for device, state in self._stage_states.items() if state is None]
+        if down:
+            return f"Not running: {', '.join(down)}. Start these device servers."
+        faulty = [device for device, state in self._stage_states.items() if state == DevState.FAULT]
+        if faulty:
+            return f"In FAULT: {', '.join(faulty)}. Their Status says why; Reset and Start them."
+        return ""
+
+    def _stage_lines(self) -> list[str]:
+        return [
+            f"{device}: {'not running' if state is None else state.name}"
+            for device, state in self._stage_states.items()
+        ]
+
+    # -- attributes --------------------------------------------------------------------------------
+
+    @attribute(dtype=str, label="version", doc="Version of tango_stddaq.")
+    def version(self) -> str:
+        return __version__
+
+    @attribute(
+        dtype=str,
+        access=READ_WRITE,
+        label="configuration",
+        doc="The configuration as JSON. Writing it checks it, stores it and restarts the stages.",
+    )
+    def config(self) -> str:
+        return config_file.read_text(self.ConfigFile)
+
+    @config.write
+    @tango_errors
+    def config(self, value: str) -> None:
+        with self._state_lock:
+            if self._driver_values["busy"]:
+                raise AcquisitionError("the configuration cannot change during an acquisition")
+            old = config_file.read_text(self.ConfigFile)
+            new = config_module.parse(value, "config")
+            if self.ConfigFile and new.detector_name != config_module.parse(old).detector_name:
+                raise ConfigError(
+                    "detector_name: cannot change while the servers run; it is part of their names"
+                )
+            config_file.replace_text(self.ConfigFile, value)
+            self._note("[event] the configuration was changed by a client")
+            self._reload()
+
+    def _reload(self) -> None:
+        failures = []
+        for device in self.StageDevices:
+            try:
+                self._proxy(device).command_inout("ReloadConfig")
+            except tango.DevFailed as error:
+                failures.append(f"{device}: {error.args[0].desc.splitlines()[0]}")
+        self._init_error = ""
+        self._refresh()
+        if failures:
+            raise ConfigError("the configuration is stored, but " + "; ".join(failures))
+
+    @attribute(
+        dtype=(str,), max_dim_x=512, label="stages", doc="State of every stage.",
+        change_event_implemented=True,
+    )  # fmt: skip
+    def stageStates(self) -> list[str]:
+        return self._stage_lines()
+
+    @attribute(
+        dtype=float, unit="Hz", format="%.1f", label="image rate", doc="Images recorded per second.",
+        change_event_implemented=True,
+    )  # fmt: skip
+    def imageRate(self) -> float:
+        return self._rate_hz
+
+    @attribute(
+        dtype=(("DevFloat",),),
+        max_dim_x=PREVIEW_SIDE,
+        max_dim_y=PREVIEW_SIDE,
+        unit="counts",
+        label="preview",
+        doc="The last image, shrunk: each pixel is the largest of its block.",
+        change_event_implemented=True,
+    )
+    def preview(self) -> np.ndarray:
+        return self._preview
+
+    @attribute(
+        dtype="DevLong64", label="preview id", doc="Image id of the preview; -1 before the first.",
+        change_event_implemented=True,
+    )  # fmt: skip
+    def previewId(self) -> int:
+        return self._preview_id
+
+    @attribute(dtype=(str,), max_dim_x=LOG_LINES, label="log", doc="Last messages, oldest first.")
+    def log(self) -> list[str]:
+        return list(self._log_lines)
+
+    # -- commands ----------------------------------------------------------------------------------
+
+    @command(doc_in="Create the files and take imageCount images; returns when images are awaited.")
+    @tango_errors
+    def Start(self) -> None:
+        with self._state_lock:
+            self._refresh()
+            fault = self._fault()
+            if fault:
+                raise AcquisitionError(fault)
+            idle = [d for d, s in self._stage_states.items() if s == DevState.STANDBY]
+            if idle:
+                raise AcquisitionError(f"these stages are stopped: {', '.join(idle)}; Start them")
+            request = self._request
+            driver = self._proxy(self.WriterDriverDevice)
+            driver.write_attributes(
+                [
+                    ("outputPath", request.path),
+                    ("filePrefix", request.file_prefix),
+                    ("imageCount", request.n_images),
+                    ("startId", request.start_id),
+                ]
+            )
+            try:
+                driver.command_inout("StartWriting")
+            except tango.DevFailed as error:
+                raise AcquisitionError(error.args[0].desc) from None
+            self._note(f"[event] start of {request.n_images} images in {request.path}")
+            self._refresh()
+
+    @command(doc_in="End the acquisition; what was accepted is saved.")
+    @tango_errors
+    def Stop(self) -> None:
+        self._proxy(self.WriterDriverDevice).command_inout("StopWriting")
+        self._note("[event] stopped by a client")
+
+    @command(doc_in="End the acquisition and remove its files.")
+    @tango_errors
+    def Abort(self) -> None:
+        self._proxy(self.WriterDriverDevice).command_inout("AbortWriting")
+        self._note("[event] aborted by a client")
+
+    @command(doc_in="Set the counters of all stages to zero, restart those in FAULT.")
+    @tango_errors
+    def Reset(self) -> None:
+        with self._state_lock:
+            if self._driver_values["busy"]:
+                raise AcquisitionError("an acquisition is under way: Stop or Abort it first")
+            for device in self.StageDevices:
+                try:
+                    proxy = self._proxy(device)
+                    if proxy.state() in (DevState.FAULT, DevState.STANDBY):
+                        proxy.command_inout("Start")
+                    proxy.command_inout("Reset")
+                except tango.DevFailed as error:
+                    raise StdDaqError(f"{device}: {error.args[0].desc.splitlines()[0]}") from None
+            self._refresh()
+
+
+def main() -> None:
+    """Run the device server."""
+    serve(StdDaq)
+
+
+if __name__ == "__main__":
+    main()

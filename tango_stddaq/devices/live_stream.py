@@ -1,0 +1,80 @@
+"""Tango class of a live stream."""
+
+from typing import Any, Final, cast
+
+import numpy as np
+from tango.server import attribute, device_property
+
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.devices.base import StageDevice, counter_attributes, serve
+from tango_stddaq.stages.live_stream import LiveStream
+
+PREVIEW_SIDE: Final = 1024
+
+
+class StdDaqLiveStream(StageDevice):
+    """Sends images to any number of clients over TCP, and shows a small preview of them."""
+
+    stage_type = LiveStream
+
+    Address = device_property(
+        dtype=str,
+        default_value="",
+        doc="ZeroMQ address to bind: a key of live_stream_configs, or any tcp://HOST:PORT.",
+    )
+    MetadataSuffix = device_property(
+        dtype=str, default_value="image", doc="Stream that announces the images."
+    )
+    ImageSuffix = device_property(dtype=str, default_value="image", doc="Ring with their pixels.")
+
+    locals().update(counter_attributes(LiveStream.counters_spec))
+
+    def make_stage(self, config: DaqConfig) -> LiveStream:
+        return LiveStream(config, self.Address, self.MetadataSuffix, self.ImageSuffix)
+
+    def watched(self) -> dict[str, Any]:
+        values = super().watched()
+        if self._stage is not None:
+            values["previewId"] = self._live_stream().preview_id
+        return values
+
+    def push_changes(self) -> None:
+        preview_id = self._pushed.get("previewId")
+        super().push_changes()
+        if self._stage is not None and self._pushed.get("previewId") != preview_id:
+            self.push_change_event("preview", self._live_stream().preview)
+
+    @attribute(dtype=str, label="address", doc="Address that clients connect to.")
+    def address(self) -> str:
+        return self.Address if self._stage is None else self._live_stream().endpoint
+
+    @attribute(
+        dtype=(("DevFloat",),),
+        max_dim_x=PREVIEW_SIDE,
+        max_dim_y=PREVIEW_SIDE,
+        unit="counts",
+        label="preview",
+        doc="The last image sent, shrunk: each pixel is the largest of its block.",
+        change_event_implemented=True,
+    )
+    def preview(self) -> np.ndarray:
+        return np.zeros((1, 1), np.float32) if self._stage is None else self._live_stream().preview
+
+    @attribute(
+        dtype="DevLong64", label="preview id", doc="Image id of the preview; -1 before the first.",
+        change_event_implemented=True,
+    )  # fmt: skip
+    def previewId(self) -> int:
+        return -1 if self._stage is None else self._live_stream().preview_id
+
+    def _live_stream(self) -> LiveStream:
+        return cast(LiveStream, self.stage)
+
+
+def main() -> None:
+    """Run the device server."""
+    serve(StdDaqLiveStream)
+
+
+if __name__ == "__main__":
+    main()
