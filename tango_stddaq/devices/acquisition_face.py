@@ -35,9 +35,7 @@ class AcquisitionFace(Device):
 
     # -- what is asked for -------------------------------------------------------------------------
 
-    @attribute(
-        dtype=str, access=READ_WRITE, label="output path", doc="Existing directory of the files."
-    )
+    @attribute(dtype=str, access=READ_WRITE, label="output path", doc="Existing directory of the files.")
     def outputPath(self) -> str:
         return self._request.path
 
@@ -45,9 +43,7 @@ class AcquisitionFace(Device):
     def outputPath(self, value: str) -> None:
         self._change(path=value)
 
-    @attribute(
-        dtype=str, access=READ_WRITE, label="file prefix", doc="First part of the file names."
-    )
+    @attribute(dtype=str, access=READ_WRITE, label="file prefix", doc="First part of the file names.")
     def filePrefix(self) -> str:
         return self._request.file_prefix
 
@@ -101,6 +97,13 @@ class AcquisitionFace(Device):
         return 100.0 * float(self._outcome()["progress"])
 
     @attribute(
+        dtype=float, unit="Hz", format="%.1f", label="mean image rate",
+        doc="Images recorded per second from the first to the latest of the acquisition.",
+    )  # fmt: skip
+    def meanImageRate(self) -> float:
+        return float(self._outcome()["mean_rate_hz"])
+
+    @attribute(
         dtype="DevULong64", unit="images", label="expected", change_event_implemented=True,
         doc="Images that belong to the acquisition so far: complete + incomplete + lost.",
     )  # fmt: skip
@@ -135,9 +138,7 @@ class AcquisitionFace(Device):
     def incompleteImageIds(self) -> list[int]:
         return _expand(self._outcome()["ledger"].get("incomplete_ids", []))
 
-    @attribute(
-        dtype=("DevULong64",), max_dim_x=MAX_IDS, label="lost ids", doc="Image ids in no file."
-    )
+    @attribute(dtype=("DevULong64",), max_dim_x=MAX_IDS, label="lost ids", doc="Image ids in no file.")
     def lostImageIds(self) -> list[int]:
         by_reason = self._outcome()["ledger"].get("lost_ids", {})
         return sorted(_expand([pair for pairs in by_reason.values() for pair in pairs]))
@@ -186,6 +187,7 @@ class AcquisitionFace(Device):
             "lastFile": str(outcome["master"]),
         }
 
+
 def _expand(ranges: list[list[int]]) -> list[int]:
     ids: list[int] = []
     for first, last in ranges:
@@ -193,5 +195,3 @@ def _expand(ranges: list[list[int]]) -> list[int]:
         if len(ids) >= MAX_IDS:
             break
     return ids
-
-

@@ -118,7 +118,7 @@ class StageDevice(Device):
             self._init_error = ""
         except StdDaqError as error:
             self._init_error = str(error)
-        except Exception as error:  # noqa: BLE001 -- init_device must not raise, whatever happens
+        except Exception as error:
             self._init_error = f"{type(error).__name__}: {error}"
         if self._init_error:
             logging.getLogger(f"tango_stddaq.{self.stage_type.name}").error(self._init_error)

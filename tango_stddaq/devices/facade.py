@@ -25,11 +25,13 @@ MONITOR_PERIOD_S: Final = 0.2
 _CALL_TIMEOUT_MS: Final = 3000
 _DRIVER_ATTRIBUTES: Final = (
     "acquisitionStatus", "acquiring", "progress", "ledger", "endReason", "lastFile", "writerFiles",
+    "meanImageRate",
 )  # fmt: skip
 _NOTHING: Final[dict[str, Any]] = {
     "status": "unknown",
     "busy": False,
     "progress": 0.0,
+    "mean_rate_hz": 0.0,
     "ledger": {},
     "reason": "",
     "files": [],
@@ -46,9 +48,7 @@ class StdDaq(AcquisitionFace):
     StageDevices = device_property(
         dtype=(str,), default_value=[], doc="Devices of all stages, in the order of their start."
     )
-    WriterDriverDevice = device_property(
-        dtype=str, default_value="", doc="Device of the writer driver."
-    )
+    WriterDriverDevice = device_property(dtype=str, default_value="", doc="Device of the writer driver.")
     PreviewDevice = device_property(
         dtype=str, default_value="", doc="Device of the live stream that the preview comes from."
     )
@@ -139,12 +139,13 @@ class StdDaq(AcquisitionFace):
             self._driver_values = {**self._driver_values, "busy": False}
             return
         self._driver_error = ""
-        status, busy, progress, ledger, reason, master, files, rate = values
+        status, busy, progress, ledger, reason, master, files, mean_rate_hz, rate = values
         self._rate_hz = rate
         self._driver_values = {
             "status": status,
             "busy": busy,
             "progress": progress / 100,
+            "mean_rate_hz": mean_rate_hz,
             "ledger": json.loads(ledger),
             "reason": reason,
             "files": list(files or []),
@@ -204,7 +205,9 @@ class StdDaq(AcquisitionFace):
         if fault:
             return fault
         values, ledger = self._driver_values, self._driver_values["ledger"]
-        counts = ", ".join(f"{name} {ledger.get(name, 0)}" for name in ("complete", "incomplete", "lost"))
+        counts = ", ".join(
+            f"{name} {ledger.get(name, 0)}" for name in ("complete", "incomplete", "lost")
+        )
         if values["busy"]:
             return f"Acquisition {values['status']}: {counts} of {ledger.get('requested', 0)} images."
         if values["reason"]:

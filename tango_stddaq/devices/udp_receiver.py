@@ -41,9 +41,7 @@ class StdDaqUdpReceiver(StageDevice):
     def missingPacketsPerModule(self) -> list[int]:
         return [] if self._stage is None else self._receiver().missing_per_module.tolist()
 
-    @attribute(
-        dtype=("DevULong",), max_dim_x=1024, label="modules", doc="Modules this receiver serves."
-    )
+    @attribute(dtype=("DevULong",), max_dim_x=1024, label="modules", doc="Modules this receiver serves.")
     def moduleNumbers(self) -> list[int]:
         return [] if self._stage is None else list(self._receiver().modules)
 

@@ -127,6 +127,8 @@ class UdpReceiver(Stage):
             self._out.append(channels.connect(zmq.PUSH, channels.ipc_address(name, "sync")))
             self._attach(sizes.n_slots, sizes.slot_bytes)
         self._loop = PacketLoop(workspace, self._sockets)
+        # Compiles the loop, or loads it: with the first packet it would be too late.
+        self._loop.turn(0)
         self.buffer_bytes = min(entry.buffer_bytes for entry in self._sockets)
         if self.buffer_bytes < WANTED_BUFFER_BYTES:
             self.say(

@@ -64,6 +64,8 @@ class WriterDriver(Stage):
         Whether the last acquisition ended in an error.
     ledger
         Of the current acquisition, or the last one.
+    mean_rate_hz
+        Images recorded per second between the first and the latest of the acquisition.
     progress
         Share of the images asked for that are accounted for, 0 to 1.
     """
@@ -92,6 +94,10 @@ class WriterDriver(Stage):
         self.last_files: list[str] = []
         self.last_master = ""
         self.progress = 0.0
+        self.mean_rate_hz = 0.0
+        self._first_image_s = 0.0
+        self.on_status: Callable[[DriverStatus], None] | None = None
+        """Called from the run loop with every new status."""
         self._suffix = suffix
         self._changed = threading.Condition()
         self._commands: deque[Callable[[], None]] = deque()
@@ -216,7 +222,7 @@ class WriterDriver(Stage):
             ids_are_contiguous=self.config.detector_type in _UDP_DETECTORS,
         )
         self.ledger = self._account.provisional()
-        self.progress = 0.0
+        self.progress = self.mean_rate_hz = 0.0
         self._started = datetime.now(UTC)
         self.last_files = [str(path) for path in request.writer_files(self.n_writers)]
         self.last_master = ""
@@ -251,16 +257,24 @@ class WriterDriver(Stage):
                 return
             if wanted:
                 if self.acquisition_status is _S.WAITING_FOR_FIRST_IMAGE:
+                    self._first_image_s = time.monotonic()
                     self._set_status(_S.RECORDING)
                 link = self._links[(account.n_dispatched - 1) % len(self._links)]
                 link.send(RecordImage(image))
                 self.counters["dispatched"] += 1
             if account.done:
+                self._note_rate()
                 self._save(f"all {account.n_images} images are accounted for")
                 return
         if images:
+            self._note_rate()
             self.ledger = account.provisional()
             self.progress = self.ledger.expected / account.n_images
+
+    def _note_rate(self) -> None:
+        elapsed_s = time.monotonic() - self._first_image_s
+        if self.n_dispatched > 1 and elapsed_s > 0:
+            self.mean_rate_hz = (self.n_dispatched - 1) / elapsed_s
 
     def _finish(self) -> None:
         if self.acquisition_status in (_S.WAITING_FOR_FIRST_IMAGE, _S.RECORDING):
@@ -407,5 +421,7 @@ class WriterDriver(Stage):
         with self._changed:
             self.acquisition_status = check_transition(self.acquisition_status, status)
             self._changed.notify_all()
+        if self.on_status is not None:
+            self.on_status(status)
         if self.on_tick is not None:
             self.on_tick()

@@ -1,0 +1,59 @@
+"""The `stddaq` command: subcommands and how their errors reach a person."""
+
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+import typer
+
+from tango_stddaq import __version__
+from tango_stddaq.cli import config, simulate, stage, system
+from tango_stddaq.errors import StdDaqError
+
+app = typer.Typer(
+    help="Standard data acquisition of a synchrotron beamline.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(config.app, name="config")
+app.add_typer(stage.app, name="stage")
+app.command("replay")(simulate.replay)
+app.command("simulate")(simulate.simulate)
+app.command("demo")(system.demo)
+app.command("up")(system.up)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main() -> NoReturn:
+    """Run the command; a known error is one line, and a wrong call of a stage ends with 1."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        # The existing programs end with 1 where the shell's custom is 2.
+        sys.exit(1 if sys.argv[1:2] == ["stage"] else error.exit_code)
+    except StdDaqError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    """End as after Ctrl-C: context managers clean up."""
+    sys.exit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

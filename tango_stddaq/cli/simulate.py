@@ -1,0 +1,43 @@
+"""`stddaq simulate` and `stddaq replay`: send packets as a detector does."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tango_stddaq import config as config_module
+from tango_stddaq.sim import replay as replay_module
+from tango_stddaq.sim.detector import SimulatedDetector, report
+from tango_stddaq.sim.sender import Faults
+
+Rate = Annotated[float, typer.Option(min=0, help="Images per second; 0 for as fast as possible.")]
+Host = Annotated[str, typer.Option(help="Where the receivers run.")]
+DropEvery = Annotated[int, typer.Option(min=0, help="Leave out every n-th packet; 0 for none.")]
+
+
+def simulate(
+    config: Annotated[Path, typer.Argument(help="JSON configuration file of the detector to play.")],
+    images: Annotated[int, typer.Option("--images", "-n", min=1, help="Images to send.")] = 200,
+    rate: Rate = 100.0,
+    first_id: Annotated[int, typer.Option(min=0, help="Image id of the first one.")] = 1,
+    host: Host = "127.0.0.1",
+    drop_every: DropEvery = 0,
+) -> None:
+    """Send the packets of a picture that a person recognises; print what was sent as JSON."""
+    detector = SimulatedDetector(config_module.load(config), host)
+    faults = detector.run(images, rate, first_id, Faults(drop_every))
+    typer.echo(report(images, faults))
+
+
+def replay(
+    directory: Annotated[Path, typer.Argument(help="Directory with one dump per UDP port.")],
+    config: Annotated[Path, typer.Option(help="JSON configuration file of the recording.")],
+    rate: Rate = 50.0,
+    host: Host = "127.0.0.1",
+    drop_every: DropEvery = 0,
+) -> None:
+    """Send recorded packets (PORT.dat or PORT.dat.xz) again; print what was sent as JSON."""
+    loaded = config_module.load(config)
+    recording = replay_module.load(directory, loaded)
+    faults = replay_module.replay(recording, loaded, rate, host, Faults(drop_every))
+    typer.echo(report(len(recording.image_ids), faults))

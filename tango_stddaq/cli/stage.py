@@ -1,0 +1,132 @@
+"""`stddaq stage`: one pipeline stage without Tango, called like the program it can replace."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from tango_stddaq import config as config_module
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.errors import StageError
+from tango_stddaq.io import logs
+from tango_stddaq.stages.base import Stage
+
+app = typer.Typer(
+    help="Run one pipeline stage without Tango, with the arguments of the program it replaces.",
+    no_args_is_help=True,
+)
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="JSON configuration file.")]
+
+
+@app.command("udp-recv")
+def udp_recv(
+    config: Config,
+    module: Annotated[str, typer.Argument(metavar="MODULE", help="7, 0-15, 0,2,5 or all.")],
+    direct: Annotated[
+        bool,
+        typer.Option(
+            "--direct",
+            help="Receive straight into the image ring of a `stddaq` module-sync, instead of one "
+            "frame ring per module for a converter.",
+        ),
+    ] = False,
+) -> None:
+    """Receive the UDP packets of detector modules."""
+    from tango_stddaq.stages.udp_receiver import ReceiveMode, UdpReceiver, parse_modules  # noqa: PLC0415
+
+    mode = ReceiveMode.DIRECT if direct else ReceiveMode.FRAMES
+    run(UdpReceiver(load(config), parse_modules(module), mode))
+
+
+@app.command("module-sync")
+def module_sync(config: Config) -> None:
+    """Join the frames of all modules to images."""
+    from tango_stddaq.stages.module_sync import ModuleSync  # noqa: PLC0415
+
+    run(ModuleSync(load(config)))
+
+
+@app.command("live-stream")
+def live_stream(
+    config: Config,
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="A key of live_stream_configs.")],
+    source_suffix_meta: Annotated[
+        str, typer.Option("-sm", "--source_suffix_meta", help="Stream that announces the images.")
+    ] = "image",
+    source_suffix_image: Annotated[
+        str, typer.Option("-si", "--source_suffix_image", help="Ring with their pixels.")
+    ] = "image",
+    protocol: Annotated[str, typer.Option("-t", "--type", help="array-1.0.")] = "array-1.0",
+) -> None:
+    """Send images to any number of clients."""
+    from tango_stddaq.stages.live_stream import LiveStream  # noqa: PLC0415
+
+    if protocol != "array-1.0":
+        raise typer.BadParameter(f"{protocol!r}: allowed is array-1.0", param_hint="--type")
+    run(LiveStream(load(config), address, source_suffix_meta, source_suffix_image))
+
+
+@app.command("writer-driver")
+def writer_driver(
+    config: Config,
+    source_suffix: Annotated[
+        str, typer.Option("-s", "--source_suffix", help="Stream that announces the images.")
+    ] = "image",
+    port: Annotated[int, typer.Option("-p", "--port", help="WebSocket port for clients.")] = 8080,
+) -> None:
+    """Hand images to the file writers; clients start and stop it over a WebSocket."""
+    from tango_stddaq.control.websocket_server import WebSocketServer  # noqa: PLC0415
+    from tango_stddaq.stages.writer_driver import WriterDriver  # noqa: PLC0415
+
+    driver = WriterDriver(load(config), source_suffix)
+    with WebSocketServer(driver, port):
+        run(driver)
+
+
+@app.command("file-writer")
+def file_writer(
+    config: Config,
+    writer_id: Annotated[int, typer.Argument(metavar="WRITER_ID", help="From 0.")],
+    source_suffix: Annotated[
+        str, typer.Option("-s", "--source_suffix", help="Ring with the pixels.")
+    ] = "image",
+) -> None:
+    """Write one HDF5 file; ends at once if there are not so many writers."""
+    from tango_stddaq.stages.file_writer import FileWriter  # noqa: PLC0415
+
+    loaded = load(config)
+    if writer_id < loaded.number_of_writers:
+        run(FileWriter(loaded, writer_id, source_suffix))
+
+
+def load(path: Path) -> DaqConfig:
+    """Read the configuration and set up the log as it says."""
+    config = config_module.load(path)
+    logs.configure("stddaq", config.log_level)
+    return config
+
+
+def run(stage: Stage) -> None:
+    """Run a stage until TERM or INT.
+
+    Raises
+    ------
+    StageError
+        If the stage ended by an error.
+    """
+    ended = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        ended.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    stage.start()
+    while not ended.wait(0.2):
+        if not stage.running:
+            raise StageError(stage.error or f"{stage.title} ended by itself")
+    stage.stop(2.0)

@@ -1,0 +1,105 @@
+"""`stddaq demo` and `stddaq up`: a whole system on this machine."""
+
+import json
+import os
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tango_stddaq import config as config_module
+from tango_stddaq.cli.demo import Demo
+from tango_stddaq.control.plan import plan
+from tango_stddaq.devices.system import System
+from tango_stddaq.sim import demo_config
+
+
+def demo(
+    images: Annotated[int, typer.Option("--images", "-n", min=1, help="Images to take.")] = 200,
+    rate: Annotated[float, typer.Option(min=0.1, help="Images per second.")] = 100.0,
+    writers: Annotated[int, typer.Option(min=1, max=16, help="File writers.")] = 2,
+    bit_depth: Annotated[int, typer.Option(help="16 or 32.")] = 16,
+    drop_every: Annotated[
+        int, typer.Option(min=0, help="Lose every n-th packet on the way, to see what happens.")
+    ] = 0,
+    output: Annotated[Path, typer.Option(help="Directory of the files.")] = Path("demo-output"),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON last, nothing else on stdout.")
+    ] = False,
+) -> None:
+    """Take images of a simulated Eiger: all servers, HDF5 files and a picture."""
+    output = output.resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    config_path = output / "demo.json"
+    data = demo_config.eiger(f"DEMO-{os.getpid()}", bit_depth, writers)
+    config = config_module.from_dict(data, "demo")
+    config_path.write_text(json.dumps(data, indent=2) + "\n")
+    console = Console(stderr=as_json)
+    system = System(config, plan(config, config_path, (str(output),)), output / "logs")
+    result = Demo(console, system, output, f"demo_{stamp}_", config_path).run(images, rate, drop_every)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict()))
+    if result.complete + result.incomplete != images or (result.incomplete and not drop_every):
+        raise typer.Exit(1)
+
+
+def up(
+    config: Annotated[Path, typer.Argument(help="JSON configuration file.")],
+    tango_host: Annotated[
+        str,
+        typer.Option(help="HOST:PORT of a Tango database to register in; else an embedded one."),
+    ] = "",
+    output_root: Annotated[
+        list[Path] | None,
+        typer.Option(help="Directory below which files may be written; repeat for more. None: any."),
+    ] = None,
+    log_dir: Annotated[Path, typer.Option(help="Directory of the servers' logs.")] = Path("logs"),
+) -> None:
+    """Keep the system of CONFIG running for your own clients until Ctrl-C."""
+    config = config.resolve()
+    loaded = config_module.load(config)
+    roots = tuple(str(root.resolve()) for root in output_root or [])
+    console = Console()
+    system_plan = plan(loaded, config, roots)
+    with console.status("starting") as status:
+        system = System(
+            loaded,
+            system_plan,
+            log_dir.resolve(),
+            tango_host,
+            on_progress=lambda what: status.update(f"starting {what}"),
+        )
+        system.__enter__()
+    try:
+        console.print(_overview(system))
+        console.print(f"Facade: [bold]tango://{system.tango_host}/{system_plan.facade.device}[/]")
+        console.print(f"Clients: export TANGO_HOST={system.tango_host}")
+        console.print(
+            f"Packets: UDP ports {loaded.start_udp_port} to "
+            f"{loaded.start_udp_port + loaded.n_modules - 1}"
+        )
+        console.print(f"Logs: {system.log_dir}", soft_wrap=True)
+        console.print("Ctrl-C ends it.")
+        while True:
+            system.check_alive()
+            time.sleep(1)
+    except KeyboardInterrupt:
+        console.print("stopping")
+    finally:
+        system.__exit__(None, None, None)
+
+
+def _overview(system: System) -> Table:
+    table = Table()
+    for column in ("device", "class", "state", "address"):
+        table.add_column(column)
+    for server in system.plan.servers:
+        proxy = system.device(server)
+        address = proxy.address if server.tango_class == "StdDaqLiveStream" else ""
+        table.add_row(server.device, server.tango_class, proxy.state().name, address)
+    return table
