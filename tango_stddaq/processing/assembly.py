@@ -22,9 +22,10 @@ from tango_stddaq.processing.slots import (
     INDEX_HEADER,
     MAX_IMAGE_ID,
     claim_slot,
-    current_epoch,
+    first_epoch,
+    holds_slot,
+    joined_epoch,
     next_epoch,
-    published_head,
 )
 
 COUNTERS: Final = (
@@ -206,13 +207,37 @@ def _slot(rings, source, image_id):
     return rings[source, _BASE] + (image_id % rings[source, _N_SLOTS]) * rings[source, _SLOT_BYTES]
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _entry(rings, source, image_id):
+    slot = image_id % rings[source, _N_SLOTS]
+    return rings[source, _INDEX] + _INDEX_HEADER_BYTES + slot * _ENTRY_BYTES
+
+
 @njit(cache=True, nogil=True)
 def _claim(rings, state, source, image_id):
-    index = rings[source, _INDEX]
-    if index == 0:
+    if rings[source, _INDEX] == 0:
         return True
-    entry = index + _INDEX_HEADER_BYTES + (image_id % rings[source, _N_SLOTS]) * _ENTRY_BYTES
-    return claim_slot(entry, image_id, state[source, _EPOCH])
+    return claim_slot(_entry(rings, source, image_id), image_id, state[source, _EPOCH])
+
+
+@njit(cache=True, nogil=True)
+def _claim_ahead(rings, state, source, image_id):
+    """Claim the slot of a frame that is only predicted: never one of a frame under way."""
+    oldest = state[source, _OLD_ID] if state[source, _OLD_OPEN] else state[source, _ID]
+    return image_id - oldest < rings[source, _N_SLOTS] and _claim(rings, state, source, image_id)
+
+
+@njit(cache=True, nogil=True)
+def _is_placed(rings, state, source, which):
+    """Return whether a frame under way has its slot. It loses it when the ring's owner publishes the
+    image without it, or when another receiver is a whole ring ahead: then nothing more is written.
+    """
+    column = 4 * which
+    if state[source, _PLACED + column] and rings[source, _INDEX] != 0:
+        image_id = state[source, _ID + column]
+        if not holds_slot(_entry(rings, source, image_id), image_id, state[source, _EPOCH]):
+            state[source, _PLACED + column] = 0
+    return state[source, _PLACED + column] != 0
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -233,18 +258,18 @@ def arm(
     placed = False
     if image_id >= 0:
         if state[source, _OPEN]:
-            placed = state[source, _PLACED] != 0
+            placed = _is_placed(rings, state, source, 0)
         else:
             image_id += 1
             packet = 0
-            placed = _claim(rings, state, source, image_id)
+            placed = _claim_ahead(rings, state, source, image_id)
     slot = _slot(rings, source, image_id) if placed else np.int64(0)
     for i in range(n):
         while image_id >= 0:
             if packet >= n_packets:
                 image_id += 1
                 packet = 0
-                placed = _claim(rings, state, source, image_id)
+                placed = _claim_ahead(rings, state, source, image_id)
                 slot = _slot(rings, source, image_id) if placed else np.int64(0)
             if image_id == state[source, _ID] and _received(masks, source, 0, packet):
                 packet += 1
@@ -274,7 +299,7 @@ def _finish(
     image_id = state[source, _ID + column]
     missing = n_packets - state[source, _N + column]
     state[source, _OPEN + column] = 0
-    if not state[source, _PLACED + column]:
+    if not _is_placed(rings, state, source, which):
         counters[source, _UNPLACED] += 1
         return
     if missing > 0:
@@ -317,35 +342,33 @@ def _begin(
     events, n_events, geometry,
 ):  # fmt: skip
     """Make `image_id` the current frame; the one before may still get its stragglers."""
-    index = rings[source, _INDEX]
+    index, n_slots = rings[source, _INDEX], rings[source, _N_SLOTS]
+    epoch = state[source, _EPOCH]
     if state[source, _ID] == _NO_ID:
         if index != 0:
-            state[source, _EPOCH] = current_epoch(index)
-            head = published_head(index)
-            if head != uint64(0xFFFFFFFFFFFFFFFF) and uint64(image_id) <= head:
-                state[source, _EPOCH] = next_epoch(index, state[source, _EPOCH])
+            epoch = first_epoch(index, image_id)
     elif restart:
-        for which in (1, 0):
-            if state[source, _OPEN + 4 * which]:
-                _finish(
-                    source, which, state, masks, first_headers, counters, offsets, rings, events,
-                    n_events, geometry,
-                )  # fmt: skip
         counters[source, _RESTARTS] += 1
         if index != 0:
-            state[source, _EPOCH] = next_epoch(index, state[source, _EPOCH])
+            epoch = next_epoch(index, epoch)
     else:
         counters[source, _SKIPPED] += image_id - state[source, _ID] - 1
-        if state[source, _OLD_OPEN]:
+        if index != 0:
+            epoch = joined_epoch(index, epoch, image_id, n_slots)
+    # A frame of another epoch, or one whose slot the new frame takes, gets no stragglers any more.
+    ends = restart or epoch != state[source, _EPOCH] or (image_id - state[source, _ID]) % n_slots == 0
+    for which in (1, 0):
+        if state[source, _OPEN + 4 * which] and (ends or which == 1):
             _finish(
-                source, 1, state, masks, first_headers, counters, offsets, rings, events, n_events,
-                geometry,
+                source, which, state, masks, first_headers, counters, offsets, rings, events,
+                n_events, geometry,
             )  # fmt: skip
-        if state[source, _OPEN]:
-            for column in (_ID, _N, _OPEN, _PLACED):
-                state[source, column + 4] = state[source, column]
-            masks[source, 1] = masks[source, 0]
-            first_headers[source, 1] = first_headers[source, 0]
+    if state[source, _OPEN]:
+        for column in (_ID, _N, _OPEN, _PLACED):
+            state[source, column + 4] = state[source, column]
+        masks[source, 1] = masks[source, 0]
+        first_headers[source, 1] = first_headers[source, 0]
+    state[source, _EPOCH] = epoch
     state[source, _ID] = image_id
     state[source, _N] = 0
     state[source, _OPEN] = 1
@@ -416,7 +439,7 @@ def account(
                     counters[source, _LATE] += 1
                     continue
         elif not state[source, _OPEN]:
-            if idle and _received(masks, source, 0, packet):
+            if idle:  # one and the same id again: a straggler does not come so late
                 _begin(
                     source, image_id, True, state, masks, first_headers, counters, offsets, rings,
                     headers[i], events, n_events, geometry,
@@ -434,7 +457,8 @@ def account(
             state[source, _LATE_RUN] = 0
             state[source, _NEXT] = packet + 1
         column = 4 * which
-        if state[source, _PLACED + column] and (armed[i, 0] != image_id or armed[i, 1] != packet):
+        misplaced = armed[i, 0] != image_id or armed[i, 1] != packet
+        if misplaced and _is_placed(rings, state, source, which):
             slot = _slot(rings, source, image_id)
             for k in range(n_pieces):
                 memcpy(

@@ -27,14 +27,15 @@ MAGIC: Final = int.from_bytes(b"STDQIDX1", "little")
 
 INDEX_HEADER: Final = np.dtype(
     {
-        "names": ["magic", "n_slots", "slot_bytes", "epoch", "head", "owner_pid", "retired"],
-        "formats": ["<u8"] * 7,
-        "offsets": [0, 8, 16, 24, 32, 40, 48],
+        "names": ["magic", "n_slots", "slot_bytes", "epoch", "head", "owner_pid", "retired", "adopted"],
+        "formats": ["<u8"] * 8,
+        "offsets": [0, 8, 16, 24, 32, 40, 48, 56],
         "itemsize": 4096,
     }
 )
-"""Start of the index segment. `head` is the image id published last (2**64-1: none yet), `retired` is
-set when the owner gives the ring up: whoever has it mapped attaches anew."""
+"""Start of the index segment. `head` is the claim published last (`EMPTY_CLAIM`: none yet), `retired` is
+set when the owner gives the ring up: whoever has it mapped attaches anew. `adopted` is set when an
+existing program made the data segment: it is not ours to remove."""
 
 INDEX_ENTRY: Final = np.dtype(
     [("claim", "<u8"), ("generation", "<u8"), ("image_id", "<u8"), ("reserved", "<u8")]
@@ -101,15 +102,21 @@ def claim_slot(entry: int, image_id: int, epoch: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def current_epoch(header: int) -> int:
-    """Return the epoch of the index whose header stands at address `header`."""
-    return int(load_u64(uintp(header + EPOCH_OFFSET)))
+def holds_slot(entry: int, image_id: int, epoch: int) -> bool:
+    """Return whether a slot is still claimed for writing this image; arguments as in `claim_slot`."""
+    return load_u64(uintp(entry)) == _WRITING | (uint64(epoch) << _EPOCH_SHIFT) | uint64(image_id)
 
 
 @njit(cache=True, nogil=True)
-def published_head(header: int) -> int:
-    """Return the image id published last (2**64-1: none) of the index at address `header`."""
-    return load_u64(uintp(header + HEAD_OFFSET))
+def release_slot(entry: int, expected: int, published: int) -> bool:
+    """Turn a claim into a published one; False if somebody has claimed the slot meanwhile."""
+    return swap_u64_if(uintp(entry), uint64(expected), uint64(published))
+
+
+@njit(cache=True, nogil=True)
+def current_epoch(header: int) -> int:
+    """Return the epoch of the index whose header stands at address `header`."""
+    return int(load_u64(uintp(header + EPOCH_OFFSET)))
 
 
 @njit(cache=True, nogil=True)
@@ -123,5 +130,40 @@ def next_epoch(header: int, mine: int) -> int:
     mine
         The caller's epoch: only who still has the current one begins a new one.
     """
-    swap_u64_if(uintp(header + EPOCH_OFFSET), uint64(mine), uint64((mine + 1) & EPOCH_MASK))
+    swap_u64_if(uintp(header + EPOCH_OFFSET), uint64(mine), uint64(1 + mine % EPOCH_MASK))
     return int(load_u64(uintp(header + EPOCH_OFFSET)))
+
+
+@njit(cache=True, nogil=True)
+def first_epoch(header: int, image_id: int) -> int:
+    """Return the epoch for a receiver whose first image is `image_id`.
+
+    It is a new one if a later image was published already in the current one: the ids have started
+    again. While nothing is published in the current epoch another receiver has just begun it.
+    """
+    epoch = current_epoch(header)
+    head = load_u64(uintp(header + HEAD_OFFSET))
+    if _published_in(head, epoch) and uint64(image_id) <= head & _ID_MASK:
+        return next_epoch(header, epoch)
+    return epoch
+
+
+@njit(cache=True, nogil=True)
+def joined_epoch(header: int, mine: int, image_id: int, n_slots: int) -> int:
+    """Return the epoch for a receiver whose ids go on: its own, or one that it was left out of.
+
+    Another receiver may have taken a straggler for a restart. The images published since then tell: in
+    a true restart they are far below the ids of a receiver that still has frames of the time before.
+    """
+    epoch = current_epoch(header)
+    if epoch != mine:
+        head = load_u64(uintp(header + HEAD_OFFSET))
+        last = head & _ID_MASK
+        if _published_in(head, epoch) and last < uint64(image_id) <= last + uint64(n_slots):
+            return epoch
+    return mine
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _published_in(head: int, epoch: int) -> bool:
+    return head & _ID_MASK != _EMPTY and (head >> _EPOCH_SHIFT) & _EPOCH_MASK == uint64(epoch)
