@@ -5,12 +5,13 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-import click
 import typer
 
 from tango_stddaq import __version__
 from tango_stddaq.cli import config, simulate, stage, system
 from tango_stddaq.errors import StdDaqError
+
+_WRONG_CALL: Final = 2
 
 app = typer.Typer(
     help="Standard data acquisition of a synchrotron beamline.",
@@ -37,17 +38,16 @@ def main() -> NoReturn:
     """Run the command; a known error is one line, and a wrong call of a stage ends with 1."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
+        app()
+    except SystemExit as end:
         # The existing programs end with 1 where the shell's custom is 2.
-        sys.exit(1 if sys.argv[1:2] == ["stage"] else error.exit_code)
-    except StdDaqError as error:
+        if end.code == _WRONG_CALL and sys.argv[1:2] == ["stage"]:
+            sys.exit(1)
+        raise
+    except (StdDaqError, OSError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(0)
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
