@@ -133,7 +133,7 @@ def _check_directory(path: str, roots: Sequence[str]) -> Path:
         raise AcquisitionError(
             f"outputPath {path!r}: lies outside the allowed directories {', '.join(roots)}"
         )
-    if not os.access(resolved, os.W_OK | os.X_OK):
+    if not os.access(resolved, os.W_OK | os.X_OK, effective_ids=True):
         raise AcquisitionError(
             f"outputPath {path!r}: user {os.geteuid()} of the data acquisition may not write there"
         )
