@@ -2,6 +2,7 @@
 
 import socket
 import stat
+import time
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,9 @@ MAX_MESSAGE_BYTES: Final = 64 * 1024
 """Longest message taken on a metadata channel: 512 bytes by contract, or a batch of frame headers."""
 _IPC_DIR: Final = Path("/tmp")
 _SOCKET_MODE: Final = 0o660
-_bound: dict[int, Path] = {}
+_REBIND_S: Final = 1.0
+_REBIND_PERIOD_S: Final = 0.02
+_bound: dict[zmq.Socket[bytes], Path] = {}
 
 
 def ipc_address(detector_name: str, suffix: str) -> str:
@@ -39,14 +42,14 @@ def bind(kind: int, address: str, hwm: int = PIPELINE_HWM) -> zmq.Socket[bytes]:
         raise ChannelError(f"{address}: is in use by another process; stop it first")
     handle = _socket(kind, hwm)
     try:
-        handle.bind(address)
-    except zmq.ZMQError as error:
+        _bind_patiently(handle, address)
+        if path is not None:
+            path.chmod(_SOCKET_MODE)
+            _bound[handle] = path
+    except (zmq.ZMQError, OSError) as error:
         handle.close(0)
         reason = "is in use by another process" if error.errno == zmq.EADDRINUSE else str(error)
         raise ChannelError(f"{address}: cannot be bound: {reason}") from error
-    if path is not None:
-        path.chmod(_SOCKET_MODE)
-        _bound[id(handle)] = path
     return handle
 
 
@@ -75,7 +78,7 @@ def close(handle: "zmq.Socket[bytes]") -> None:
     """Close a socket; the name of an ipc address that it was bound to vanishes with it."""
     if handle.closed:
         return
-    path = _bound.pop(id(handle), None)
+    path = _bound.pop(handle, None)
     if path is not None:
         path.unlink(missing_ok=True)  # ZeroMQ leaves it behind
     handle.close(0)
@@ -92,6 +95,20 @@ def _socket(kind: int, hwm: int) -> zmq.Socket[bytes]:
     return handle
 
 
+def _bind_patiently(handle: "zmq.Socket[bytes]", address: str) -> None:
+    """Bind; a TCP port that was closed just now is free only when ZeroMQ's own thread comes to it."""
+    deadline_s = time.monotonic() + _REBIND_S
+    while True:
+        try:
+            handle.bind(address)
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EADDRINUSE or time.monotonic() > deadline_s:
+                raise
+            time.sleep(_REBIND_PERIOD_S)
+        else:
+            return
+
+
 def _is_listened_on(path: Path) -> bool:
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
@@ -102,6 +119,8 @@ def _is_listened_on(path: Path) -> bool:
         probe.settimeout(1)
         try:
             probe.connect(str(path))
-        except OSError:
+        except (ConnectionRefusedError, FileNotFoundError):
             return False
+        except OSError:  # its owner is too busy to answer, or is another user
+            return True
     return True

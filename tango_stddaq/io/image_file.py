@@ -43,25 +43,30 @@ class ImageFile:
     def __init__(self, path: Path, detector_name: str, sizes: Sizes) -> None:
         self.path = path
         self._sizes = sizes
+        per_chunk = sizes.images_per_chunk
         try:
             self._file = h5py.File(path, "x", libver=_LIBVER)
         except FileExistsError as error:
             raise FileError(f"{path}: exists already; nothing is overwritten") from error
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise FileError(f"{path}: cannot be created: {_reason(error)}") from error
-        group = self._file.create_group(detector_name)
-        per_chunk = sizes.images_per_chunk
-        self._data = group.create_dataset(
-            "data",
-            shape=(0, *sizes.shape),
-            maxshape=(None, *sizes.shape),
-            chunks=(per_chunk, *sizes.shape),
-            dtype=sizes.dtype.numpy,
-            fillvalue=0,
-        )
-        self._metadata = group.create_dataset(
-            "metadata", shape=(0,), maxshape=(None,), chunks=(_METADATA_CHUNK,), dtype=METADATA
-        )
+        try:
+            group = self._file.create_group(detector_name)
+            self._data = group.create_dataset(
+                "data",
+                shape=(0, *sizes.shape),
+                maxshape=(None, *sizes.shape),
+                chunks=(per_chunk, *sizes.shape),
+                dtype=sizes.dtype.numpy,
+                fillvalue=0,
+            )
+            self._metadata = group.create_dataset(
+                "metadata", shape=(0,), maxshape=(None,), chunks=(_METADATA_CHUNK,), dtype=METADATA
+            )
+        except (OSError, ValueError) as error:  # ValueError: HDF5 allows no chunk of 4 GiB
+            self._file.close()
+            path.unlink(missing_ok=True)
+            raise FileError(f"{path}: cannot be created: {_reason(error)}") from error
         self._chunk = np.zeros((per_chunk, sizes.slot_bytes), np.uint8) if per_chunk > 1 else None
         self._rows = np.zeros(_METADATA_CHUNK, METADATA)
         self._n_rows_stored = 0

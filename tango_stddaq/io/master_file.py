@@ -1,5 +1,6 @@
 """The master file: joins the writers' files to one NeXus file in the order of image ids."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -59,20 +60,24 @@ def runs(source: np.ndarray, position: np.ndarray, which: int) -> list[tuple[int
         run are consecutive.
     """
     targets = np.flatnonzero(source == which)
+    steps = np.diff(targets)
+    # A run may not go from an image to the next across a jump, nor on where the stride changes.
+    jumps = np.flatnonzero(np.diff(position[targets]) != 1)
+    changes = np.flatnonzero(np.diff(steps)) + 1
     found: list[tuple[int, int, int, int]] = []
     start = 0
     while start < targets.size:
-        stop = start + 1
-        stride = 1
-        if stop < targets.size and position[targets[stop]] == position[targets[start]] + 1:
-            stride = int(targets[stop] - targets[start])
-            steps = np.diff(targets[start:])
-            jumps = np.diff(position[targets[start:]])
-            breaks = np.flatnonzero((steps != stride) | (jumps != 1))
-            stop = targets.size if breaks.size == 0 else start + int(breaks[0]) + 1
-        found.append((int(targets[start]), stride, int(position[targets[start]]), stop - start))
-        start = stop
+        last = min(_first_from(jumps, start), _first_from(changes, start + 1), targets.size - 1)
+        stride = int(steps[start]) if last > start else 1
+        found.append((int(targets[start]), stride, int(position[targets[start]]), last - start + 1))
+        start = last + 1
     return found
+
+
+def _first_from(places: np.ndarray, start: int) -> int:
+    """Return the first of the increasing `places` that is not below `start`."""
+    at = int(np.searchsorted(places, start))
+    return int(places[at]) if at < places.size else sys.maxsize
 
 
 def create(

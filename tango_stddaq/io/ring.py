@@ -9,6 +9,7 @@ import fcntl
 import mmap
 import os
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -28,11 +29,12 @@ from tango_stddaq.processing.slots import (
     INDEX_HEADER,
     MAGIC,
     WRITING,
+    release_slot,
 )
 
 _MEMORY_RESERVE: Final = 0.95
-_FALLOC_FL_KEEP_SIZE: Final = 1
-_FALLOC_FL_PUNCH_HOLE: Final = 2
+_LOCK_TRIES: Final = 10
+_LOCK_PERIOD_S: Final = 0.01
 
 
 def index_name(name: str) -> str:
@@ -49,6 +51,7 @@ class _Mapped:
         self.slot_bytes = slot_bytes
         self._data = data
         self._index = index
+        self._index_path = str(segment.SHM_DIR / index_name(data.name))
         size = n_slots * slot_bytes
         if data.array.size < size:
             has = data.array.size
@@ -78,7 +81,9 @@ class _Mapped:
 
     @property
     def retired(self) -> bool:
-        """Whether the owner gave the ring up: attach anew."""
+        """Whether to attach anew: the owner gave the ring up, or one came that keeps an index."""
+        if self._index is None and os.path.exists(self._index_path):  # noqa: PTH110, for its speed
+            return True
         return bool(self._retired_word[0])
 
     @property
@@ -142,36 +147,37 @@ class RingOwner(_Mapped):
         n_bytes = segment_bytes(n_slots, slot_bytes)
         index_bytes = INDEX_HEADER.itemsize + n_slots * INDEX_ENTRY.itemsize
         index_fd = _lock_index(name)
+        old_header = _read_header(index_fd)
         try:
             _check_room(name, n_bytes, n_slots, slot_bytes)
-            old_header = _read_header(index_fd)
-            data_fd, created = segment.open_or_create(name)
-            try:
-                os.ftruncate(data_fd, n_bytes)
-                if not created:
-                    _punch(data_fd, n_bytes)
-            except OSError:
-                os.close(data_fd)
-                raise
+            # Never made smaller: whoever has it mapped would die of reading it.
+            index_bytes = max(index_bytes, os.fstat(index_fd).st_size)
             os.ftruncate(index_fd, index_bytes)
-        except OSError as error:
+        except (OSError, RingError) as error:
+            if old_header is None:
+                segment.unlink(index_name(name))
             os.close(index_fd)
-            raise RingError(f"/dev/shm/{name}: cannot be set up: {error.strerror}") from error
-        except RingError:
-            os.close(index_fd)
-            raise
+            raise _set_up_error(name, error) from error
         index = Segment(index_name(name), index_fd, index_bytes, writable=True)
-        super().__init__(Segment(name, data_fd, n_bytes, writable=True), index, n_slots, slot_bytes)
-        # An existing program made the data segment: it is not ours to remove.
-        self._remove_data = created or old_header is not None
-        self._entries["claim"] = EMPTY_CLAIM
-        self._entries["image_id"] = INVALID_IMAGE_ID
+        # The index goes first: nobody may take the cleared pixels for those of an old image.
+        _clear_index(index)
+        try:
+            data, created = _create_data(name, n_bytes)
+        except (OSError, RingError) as error:
+            segment.unlink(index_name(name))
+            index.close()
+            raise _set_up_error(name, error) from error
+        super().__init__(data, index, n_slots, slot_bytes)
+        adopted = not created and (old_header is None or bool(old_header["adopted"][0]))
+        self._remove_data = not adopted
         header = self._header
         header["n_slots"], header["slot_bytes"] = n_slots, slot_bytes
-        header["epoch"] = (int(old_header["epoch"][0]) + 1 if old_header is not None else 1) & EPOCH_MASK
-        header["head"] = INVALID_IMAGE_ID
+        # Receivers that outlive a killed owner keep their epoch: in a new one they would be too late.
+        header["epoch"] = int(old_header["epoch"][0]) if old_header is not None else 1
+        header["head"] = EMPTY_CLAIM
         header["owner_pid"] = os.getpid()
         header["retired"] = 0
+        header["adopted"] = adopted
         header["magic"] = MAGIC
 
     def begin(self, image_id: int) -> np.ndarray:
@@ -181,17 +187,29 @@ class RingOwner(_Mapped):
         self._claims[slot] = WRITING | epoch << EPOCH_SHIFT | image_id & ID_MASK
         return self._slots[slot]
 
-    def publish(self, image_id: int) -> None:
-        """Declare the pixels of `image_id` complete; readers may have them from now on."""
+    def publish(self, image_id: int) -> bool:
+        """Declare the pixels of `image_id` complete; readers may have them from now on.
+
+        Returns
+        -------
+        bool
+            False if the slot is being written for another image already: nothing is published then.
+        """
         slot = image_id % self.n_slots
         claim = int(self._claims[slot])
         epoch = claim >> EPOCH_SHIFT & EPOCH_MASK
-        if claim & ID_MASK != image_id & ID_MASK:  # an existing program wrote it, without a claim
-            epoch = int(self._header["epoch"][0])
+        if claim & ID_MASK != image_id & ID_MASK:
+            if claim & WRITING:
+                return False
+            epoch = int(self._header["epoch"][0])  # an existing program wrote it, without a claim
+        published = epoch << EPOCH_SHIFT | image_id & ID_MASK
         self._generations[slot] += np.uint64(1)
         self._ids[slot] = image_id
-        self._claims[slot] = epoch << EPOCH_SHIFT | image_id & ID_MASK
-        self._head_word[0] = image_id
+        entry = self.index_address + INDEX_HEADER.itemsize + slot * INDEX_ENTRY.itemsize
+        if not release_slot(entry, claim, published):
+            return False
+        self._head_word[0] = published
+        return True
 
     def is_reused(self, image_id: int) -> bool:
         """Return whether the slot is being written for another image already."""
@@ -223,9 +241,7 @@ class RingWriter(_Mapped):
         RingError
             If its shape is not the expected one.
         """
-        data = Segment.attach(name, writable=True)
-        index = _attach_index(name, data, n_slots, slot_bytes, writable=True)
-        return cls(data, index, n_slots, slot_bytes)
+        return cls(*_attach(name, n_slots, slot_bytes, writable=True), n_slots, slot_bytes)
 
 
 class RingReader(_Mapped):
@@ -234,9 +250,7 @@ class RingReader(_Mapped):
     @classmethod
     def attach(cls, name: str, n_slots: int, slot_bytes: int) -> "RingReader":
         """Map an existing ring for reading; errors as for `RingWriter.attach`."""
-        data = Segment.attach(name, writable=False)
-        index = _attach_index(name, data, n_slots, slot_bytes, writable=False)
-        return cls(data, index, n_slots, slot_bytes)
+        return cls(*_attach(name, n_slots, slot_bytes, writable=False), n_slots, slot_bytes)
 
     def ticket(self, image_id: int) -> int | None:
         """Return proof that the slot holds `image_id` now, None if it does not.
@@ -249,7 +263,7 @@ class RingReader(_Mapped):
         slot = image_id % self.n_slots
         generation = int(self._generations[slot])
         claim = int(self._claims[slot])
-        if claim & WRITING or claim & ID_MASK != image_id & ID_MASK:
+        if claim & WRITING or claim & ID_MASK != image_id & ID_MASK or image_id == INVALID_IMAGE_ID:
             return None
         return generation if int(self._ids[slot]) == image_id else None
 
@@ -291,9 +305,15 @@ def remove_abandoned(detector_name: str) -> list[str]:
         except OSError:
             continue  # its owner lives
         else:
-            for name in (path.name.removesuffix(".index"), path.name):
-                segment.unlink(name)
-                removed.append(name)
+            if not _is_named(fd, path.name):
+                continue  # its owner removed it just now, and what stands there is another's
+            header = _read_header(fd)
+            if header is not None and not header["adopted"][0]:
+                data_name = path.name.removesuffix(".index")
+                segment.unlink(data_name)
+                removed.append(data_name)
+            segment.unlink(path.name)
+            removed.append(path.name)
         finally:
             os.close(fd)
     return removed
@@ -301,27 +321,61 @@ def remove_abandoned(detector_name: str) -> list[str]:
 
 def _lock_index(name: str) -> int:
     """Open the index and lock it: the lock is what makes its holder the owner."""
-    for _ in range(10):
+    pid = "unknown"
+    for _ in range(_LOCK_TRIES):
         fd, _ = segment.open_or_create(index_name(name))
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError:  # somebody who looks for abandoned rings holds it for a moment only
             header = _read_header(fd)
-            os.close(fd)
-            pid = int(header["owner_pid"][0]) if header is not None else "unknown"
-            raise RingError(
-                f"/dev/shm/{name}: is owned by process {pid}, which is alive; stop it first, or use "
-                "another detector_name"
-            ) from None
-        try:
-            same = os.stat(segment.SHM_DIR / index_name(name)).st_ino == os.fstat(fd).st_ino
-        except FileNotFoundError:
-            same = False
-        if same:
-            return fd
-        os.close(fd)  # its owner removed it between our open and our lock
-        time.sleep(0.01)
-    raise RingError(f"/dev/shm/{index_name(name)}: is created and removed all the time")
+            pid = str(header["owner_pid"][0]) if header is not None else pid
+        else:
+            if _is_named(fd, index_name(name)):
+                return fd
+        os.close(fd)  # or its owner removed it between our open and our lock
+        time.sleep(_LOCK_PERIOD_S)
+    raise RingError(
+        f"/dev/shm/{name}: is owned by process {pid}, which is alive; stop it first, or use another "
+        "detector_name"
+    )
+
+
+def _is_named(fd: int, name: str) -> bool:
+    """Return whether a segment still goes by this name, and was not removed since it was opened."""
+    try:
+        return os.stat(segment.SHM_DIR / name).st_ino == os.fstat(fd).st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _clear_index(index: Segment) -> None:
+    """Make an index one that says nothing of any slot, and that nobody attaches to."""
+    index.array[: INDEX_HEADER.itemsize].view(INDEX_HEADER)["magic"] = 0
+    room = index.array.size - INDEX_HEADER.itemsize
+    entries = index.array[INDEX_HEADER.itemsize :][: room // INDEX_ENTRY.itemsize * INDEX_ENTRY.itemsize]
+    entries.view(INDEX_ENTRY)["claim"] = EMPTY_CLAIM
+    entries.view(INDEX_ENTRY)["image_id"] = INVALID_IMAGE_ID
+
+
+def _create_data(name: str, n_bytes: int) -> tuple[Segment, bool]:
+    """Create the data segment, or adopt the one that is there; returns it and whether it is new."""
+    fd, created = segment.open_or_create(name)
+    try:
+        os.ftruncate(fd, n_bytes)
+        if not created:
+            _punch(fd, n_bytes)
+    except OSError:
+        if created:
+            segment.unlink(name)
+        os.close(fd)
+        raise
+    return Segment(name, fd, n_bytes, writable=True), created
+
+
+def _set_up_error(name: str, error: OSError | RingError) -> RingError:
+    if isinstance(error, RingError):
+        return error
+    return RingError(f"/dev/shm/{name}: cannot be set up: {error.strerror}")
 
 
 def _read_header(fd: int) -> np.ndarray | None:
@@ -332,38 +386,39 @@ def _read_header(fd: int) -> np.ndarray | None:
     return header if int(header["magic"][0]) == MAGIC else None
 
 
-def _attach_index(
-    name: str, data: Segment, n_slots: int, slot_bytes: int, writable: bool
-) -> Segment | None:
+def _attach(name: str, n_slots: int, slot_bytes: int, writable: bool) -> tuple[Segment, Segment | None]:
+    """Map the two segments of a ring; both are closed when they cannot be used."""
+    data = Segment.attach(name, writable)
+    index = None
     try:
-        index = Segment.attach(index_name(name), writable)
-    except FileNotFoundError:
-        return None
-    except RingError:
-        data.close()
-        raise
-    header = (
-        index.array[: INDEX_HEADER.itemsize].view(INDEX_HEADER)
-        if (index.array.size >= INDEX_HEADER.itemsize + n_slots * INDEX_ENTRY.itemsize)
-        else None
-    )
-    if header is None or int(header["magic"][0]) != MAGIC:
-        # Half made, or its shape differs so much that the entries do not fit.
-        size = index.array.size
-        index.close()
-        data.close()
-        if size < INDEX_HEADER.itemsize or header is not None:
+        with suppress(FileNotFoundError):
+            index = Segment.attach(index_name(name), writable)
+        if data.is_removed:  # by its owner, since we opened it: an index may be another's already
             raise FileNotFoundError(name)
-        raise RingError(f"/dev/shm/{name}: its index is too small for {n_slots} slots")
+        if index is not None:
+            _check_index(name, index, n_slots, slot_bytes)
+    except (FileNotFoundError, RingError):
+        data.close()
+        if index is not None:
+            index.close()
+        raise
+    return data, index
+
+
+def _check_index(name: str, index: Segment, n_slots: int, slot_bytes: int) -> None:
+    if index.array.size < INDEX_HEADER.itemsize:
+        raise FileNotFoundError(name)
+    header = index.array[: INDEX_HEADER.itemsize].view(INDEX_HEADER)
+    if int(header["magic"][0]) != MAGIC:  # its owner has not finished it yet
+        raise FileNotFoundError(name)
     found = int(header["n_slots"][0]), int(header["slot_bytes"][0])
     if found != (n_slots, slot_bytes):
-        index.close()
-        data.close()
         raise RingError(
             f"/dev/shm/{name}: has {found[0]} slots of {found[1]} bytes, the configuration says "
             f"{n_slots} of {slot_bytes}; do all services use the same file?"
         )
-    return index
+    if index.array.size < INDEX_HEADER.itemsize + n_slots * INDEX_ENTRY.itemsize:
+        raise RingError(f"/dev/shm/{name}: its index is too small for {n_slots} slots")
 
 
 def _check_room(name: str, n_bytes: int, n_slots: int, slot_bytes: int) -> None:

@@ -46,6 +46,11 @@ class Segment:
         """Where it is mapped."""
         return int(self.array.ctypes.data)
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether its name was taken away: nobody else can find it any more."""
+        return os.fstat(self.fd).st_nlink == 0
+
     def close(self) -> None:
         """Unmap; harmless when called again. Arrays still in use keep their memory mapped."""
         if self.fd < 0:

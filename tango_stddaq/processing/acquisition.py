@@ -38,7 +38,7 @@ TRANSITIONS: Final[dict[DriverStatus, frozenset[DriverStatus]]] = {
     _S.WAITING_FOR_FIRST_IMAGE: frozenset({_S.RECORDING, _S.STOP, _S.ERROR}),
     _S.RECORDING: frozenset({_S.SAVING_FILE, _S.STOP, _S.ERROR}),
     _S.STOP: frozenset({_S.SAVING_FILE, _S.ERROR, _S.IDLE}),
-    _S.SAVING_FILE: frozenset({_S.FILE_SAVED, _S.ERROR}),
+    _S.SAVING_FILE: frozenset({_S.FILE_SAVED, _S.STOP, _S.ERROR}),
     _S.FILE_SAVED: frozenset({_S.IDLE}),
     _S.ERROR: frozenset({_S.IDLE}),
 }

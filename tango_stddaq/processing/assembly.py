@@ -229,8 +229,10 @@ def _claim_ahead(rings, state, source, image_id):
 
 @njit(cache=True, nogil=True)
 def _is_placed(rings, state, source, which):
-    """Return whether a frame under way has its slot. It loses it when the ring's owner publishes the
-    image without it, or when another receiver is a whole ring ahead: then nothing more is written.
+    """Return whether a frame under way has its slot, and may be written.
+
+    It loses it when the ring's owner publishes the image without it, or when another receiver is a
+    whole ring ahead.
     """
     column = 4 * which
     if state[source, _PLACED + column] and rings[source, _INDEX] != 0:
@@ -430,7 +432,8 @@ def account(
                 which = 1
             else:
                 state[source, _LATE_RUN] += 1
-                if idle or current - image_id > _FAR_BACK or state[source, _LATE_RUN] >= n_packets:
+                far_back = current - image_id > _FAR_BACK
+                if idle or far_back or state[source, _LATE_RUN] >= max(n_packets, _FAR_BACK):
                     _begin(
                         source, image_id, True, state, masks, first_headers, counters, offsets,
                         rings, headers[i], events, n_events, geometry,

@@ -42,3 +42,63 @@ def swap_u64_if(_context: Any, _address: Any, _expected: Any, _new: Any) -> Any:
         return builder.extract_value(pair, 1)
 
     return types.boolean(_ADDRESS, types.uint64, types.uint64), codegen
+
+
+def _load(bits: int, result: types.Type) -> Any:
+    def codegen(_: Any, builder: Any, __: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], ir.IntType(bits).as_pointer())
+        value = builder.load(pointer, align=1)
+        return value if bits == 64 else builder.zext(value, _I64)
+
+    return result(_ADDRESS), codegen
+
+
+@intrinsic
+def read_u64(_context: Any, _address: Any) -> Any:
+    """Load 8 bytes at any address (uintp)."""
+    return _load(64, types.uint64)
+
+
+@intrinsic
+def read_u32(_context: Any, _address: Any) -> Any:
+    """Load 4 bytes at any address (uintp), as a 64-bit word."""
+    return _load(32, types.uint64)
+
+
+@intrinsic
+def read_u16(_context: Any, _address: Any) -> Any:
+    """Load 2 bytes at any address (uintp), as a 64-bit word."""
+    return _load(16, types.uint64)
+
+
+@intrinsic
+def write_u64(_context: Any, _address: Any, _value: Any) -> Any:
+    """Store 8 bytes at any address (uintp)."""
+
+    def codegen(context: Any, builder: Any, __: Any, args: Any) -> Any:
+        builder.store(args[1], builder.inttoptr(args[0], _I64.as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(_ADDRESS, types.uint64), codegen
+
+
+@intrinsic
+def write_f32(_context: Any, _address: Any, _value: Any) -> Any:
+    """Store a 4-byte float at any address (uintp)."""
+
+    def codegen(context: Any, builder: Any, __: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], ir.FloatType().as_pointer())
+        builder.store(args[1], pointer, align=1)
+        return context.get_dummy_value()
+
+    return types.void(_ADDRESS, types.float32), codegen
+
+
+@intrinsic
+def float_of_bits(_context: Any, _bits: Any) -> Any:
+    """Read a 64-bit word as the double whose bytes it holds."""
+
+    def codegen(_: Any, builder: Any, __: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.DoubleType())
+
+    return types.float64(types.uint64), codegen

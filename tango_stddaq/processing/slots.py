@@ -19,7 +19,7 @@ same before and after it read them, and the claim is not being written.
 from typing import Final
 
 import numpy as np
-from numba import njit, uint64, uintp
+from numba import njit, types, uint64, uintp
 
 from tango_stddaq.processing.native import load_u64, swap_u64_if
 
@@ -107,7 +107,7 @@ def holds_slot(entry: int, image_id: int, epoch: int) -> bool:
     return load_u64(uintp(entry)) == _WRITING | (uint64(epoch) << _EPOCH_SHIFT) | uint64(image_id)
 
 
-@njit(cache=True, nogil=True)
+@njit(types.boolean(uintp, uint64, uint64), cache=True, nogil=True)
 def release_slot(entry: int, expected: int, published: int) -> bool:
     """Turn a claim into a published one; False if somebody has claimed the slot meanwhile."""
     return swap_u64_if(uintp(entry), uint64(expected), uint64(published))
@@ -116,7 +116,7 @@ def release_slot(entry: int, expected: int, published: int) -> bool:
 @njit(cache=True, nogil=True)
 def current_epoch(header: int) -> int:
     """Return the epoch of the index whose header stands at address `header`."""
-    return int(load_u64(uintp(header + EPOCH_OFFSET)))
+    return int(np.int64(load_u64(uintp(header + EPOCH_OFFSET))))
 
 
 @njit(cache=True, nogil=True)
@@ -131,7 +131,7 @@ def next_epoch(header: int, mine: int) -> int:
         The caller's epoch: only who still has the current one begins a new one.
     """
     swap_u64_if(uintp(header + EPOCH_OFFSET), uint64(mine), uint64(1 + mine % EPOCH_MASK))
-    return int(load_u64(uintp(header + EPOCH_OFFSET)))
+    return int(np.int64(load_u64(uintp(header + EPOCH_OFFSET))))
 
 
 @njit(cache=True, nogil=True)
