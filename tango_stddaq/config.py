@@ -271,7 +271,12 @@ def parse(text: str | bytes, source: str = "configuration") -> DaqConfig:
 def from_dict(data: dict[str, Any], source: str = "configuration") -> DaqConfig:
     """Check a configuration that is a dictionary already; errors as in `parse`."""
     try:
-        return DaqConfig.model_validate(data)
+        text = json.dumps(data).encode()
+        # Text with half a surrogate pair is no JSON; checked as Python values its key is named.
+        if "\\ud" in text.decode():
+            DaqConfig.model_validate(data)
+        # Strict, as JSON: a number in quotes, or true for 1, is a mistake and not a number.
+        return DaqConfig.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise ConfigError(f"{source}:\n{_explain(error)}") from None
 
