@@ -48,7 +48,9 @@ class LiveStreamConfig(BaseModel):
     @field_validator("config", mode="before")
     @classmethod
     def _empty_means_absent(cls, value: Any) -> Any:
-        return None if value in ([], {}, ()) else value
+        if value in ([], {}, ()):
+            return None
+        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _has_numbers(self) -> "LiveStreamConfig":

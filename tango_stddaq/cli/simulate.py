@@ -19,7 +19,7 @@ def simulate(
     config: Annotated[Path, typer.Argument(help="JSON configuration file of the detector to play.")],
     images: Annotated[int, typer.Option("--images", "-n", min=1, help="Images to send.")] = 200,
     rate: Rate = 100.0,
-    first_id: Annotated[int, typer.Option(min=0, help="Image id of the first one.")] = 1,
+    first_id: Annotated[int, typer.Option(min=0, max=2**62, help="Image id of the first one.")] = 1,
     host: Host = "127.0.0.1",
     drop_every: DropEvery = 0,
 ) -> None:

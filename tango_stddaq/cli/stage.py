@@ -1,6 +1,7 @@
 """`stddaq stage`: one pipeline stage without Tango, called like the program it can replace."""
 
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -76,7 +77,9 @@ def writer_driver(
     source_suffix: Annotated[
         str, typer.Option("-s", "--source_suffix", help="Stream that announces the images.")
     ] = "image",
-    port: Annotated[int, typer.Option("-p", "--port", help="WebSocket port for clients.")] = 8080,
+    port: Annotated[
+        int, typer.Option("-p", "--port", min=0, max=65535, help="WebSocket port for clients.")
+    ] = 8080,
 ) -> None:
     """Hand images to the file writers; clients start and stop it over a WebSocket."""
     from tango_stddaq.control.websocket_server import WebSocketServer  # noqa: PLC0415
@@ -118,14 +121,17 @@ def run(stage: Stage) -> None:
     StageError
         If the stage ended by an error.
     """
-    ended = threading.Event()
+    started, ended = threading.Event(), threading.Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:
         ended.set()
+        if not started.is_set():  # a start that compiles code takes longer than one waits for an end
+            sys.exit(0)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     stage.start()
+    started.set()
     while not ended.wait(0.2):
         if not stage.running:
             raise StageError(stage.error or f"{stage.title} ended by itself")

@@ -5,8 +5,11 @@ a second and on every change. Whatever a client sends, it gets an answer and kee
 """
 
 import json
+import queue
 import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -20,7 +23,11 @@ from tango_stddaq.stages.writer_driver import WriterDriver
 
 _PERIOD_S: Final = 0.1
 _MAX_MESSAGE_BYTES: Final = 64 * 1024
+_MAX_WAITING: Final = 1000
+_CLOSE_TIMEOUT_S: Final = 0.5
 _COUNTING: Final = (DriverStatus.RECORDING, DriverStatus.SAVING_FILE, DriverStatus.FILE_SAVED)
+
+_Outbox = queue.Queue[dict[str, Any]]
 
 
 class WebSocketServer:
@@ -34,7 +41,7 @@ class WebSocketServer:
 
     def __init__(self, driver: WriterDriver, port: int = 8080, host: str = "127.0.0.1") -> None:
         self._driver = driver
-        self._connections: set[ServerConnection] = set()
+        self._outboxes: dict[ServerConnection, _Outbox] = {}
         self._lock = threading.Lock()
         try:
             self._server: Server = serve(
@@ -52,24 +59,35 @@ class WebSocketServer:
         return int(self._server.socket.getsockname()[1])
 
     def _talk(self, connection: ServerConnection) -> None:
+        outbox: _Outbox = queue.Queue(_MAX_WAITING)
+        outbox.put(self._status())
         with self._lock:
-            self._connections.add(connection)
+            self._outboxes[connection] = outbox
+        teller = threading.Thread(target=self._tell, args=(connection, outbox), daemon=True)
+        teller.start()
         try:
-            self._send(connection, self._status())
-            while True:
-                try:
-                    message = connection.recv(timeout=_PERIOD_S)
-                except TimeoutError:
-                    self._send(connection, self._status())
-                    continue
+            for message in connection:
                 answer = self._obey(message)
                 if answer:
-                    self._send(connection, answer)
+                    _put(outbox, answer)
         except ConnectionClosed:
             pass
         finally:
             with self._lock:
-                self._connections.discard(connection)
+                del self._outboxes[connection]
+            teller.join(1)
+
+    def _tell(self, connection: ServerConnection, outbox: _Outbox) -> None:
+        """Send what is in the outbox, and the status where nothing else is to be said."""
+        try:
+            while True:
+                try:
+                    message = outbox.get(timeout=_PERIOD_S)
+                except queue.Empty:
+                    message = self._status()
+                connection.send(json.dumps(message))
+        except (ConnectionClosed, OSError):
+            return
 
     def _obey(self, message: str | bytes) -> dict[str, Any] | None:
         """Carry out a message; returns what only this client is told."""
@@ -83,7 +101,7 @@ class WebSocketServer:
             case "start":
                 try:
                     self._driver.begin(request_of(command), wait_s=0)
-                except AcquisitionError as error:
+                except (AcquisitionError, OSError) as error:
                     return {"status": DriverStatus.REJECTED, "reason": str(error)}
             case "stop":
                 self._driver.finish()
@@ -93,39 +111,43 @@ class WebSocketServer:
         return None
 
     def _status(self) -> dict[str, Any]:
-        driver = self._driver
-        status: dict[str, Any] = {"status": driver.acquisition_status}
-        if driver.acquisition_status in _COUNTING:
-            status["count"] = driver.n_dispatched
-        return status
+        status = self._driver.acquisition_status
+        message: dict[str, Any] = {"status": status}
+        if status in _COUNTING:
+            message["count"] = self._driver.n_dispatched
+        return message
 
     def _announce(self, status: DriverStatus) -> None:
-        """Tell all clients of a change at once, also of those that last no time."""
+        """Tell all clients of a change at once, also of those that last no time.
+
+        Called from the driver's run loop: a client that does not read must not hold it up.
+        """
         message: dict[str, Any] = {"status": status}
         if status in _COUNTING:
             message["count"] = self._driver.n_dispatched
         if status is DriverStatus.ERROR:
             message["reason"] = self._driver.reason
         with self._lock:
-            connections = list(self._connections)
-        for connection in connections:
-            try:
-                self._send(connection, message)
-            except (ConnectionClosed, OSError):
-                continue  # its own thread notices and cleans up
-
-    def _send(self, connection: ServerConnection, message: Mapping[str, Any]) -> None:
-        connection.send(json.dumps(message))
+            outboxes = list(self._outboxes.values())
+        for outbox in outboxes:
+            if status is DriverStatus.CREATING_FILE:  # follows at once where a start was accepted
+                _put(outbox, {"status": DriverStatus.STARTED})
+            _put(outbox, message)
 
     def close(self) -> None:
         """Close all connections and the port."""
         self._driver.on_status = None
         self._server.shutdown()
         with self._lock:
-            connections = list(self._connections)
-        for connection in connections:
-            connection.close()
-        self._thread.join(2)
+            connections = list(self._outboxes)
+        # A client that does not answer must not delay the end: all together get this long.
+        closers = [threading.Thread(target=entry.close, daemon=True) for entry in connections]
+        for closer in closers:
+            closer.start()
+        deadline_s = time.monotonic() + _CLOSE_TIMEOUT_S
+        for closer in closers:
+            closer.join(max(0.0, deadline_s - time.monotonic()))
+        self._thread.join(1)
 
     def __enter__(self) -> Self:
         return self
@@ -137,6 +159,11 @@ class WebSocketServer:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _put(outbox: _Outbox, message: dict[str, Any]) -> None:
+    with suppress(queue.Full):  # the client has read nothing for long
+        outbox.put_nowait(message)
 
 
 def request_of(command: Mapping[str, Any]) -> Request:

@@ -5,7 +5,7 @@ from typing import Any
 
 from tango.server import Device, attribute
 
-from tango_stddaq.devices.base import READ_WRITE
+from tango_stddaq.devices.base import PUSHED, READ_WRITE
 from tango_stddaq.io.preflight import Request
 from tango_stddaq.processing.acquisition import DEFAULT_N_IMAGES
 
@@ -76,21 +76,21 @@ class AcquisitionFace(Device):
     # -- what is known of it -----------------------------------------------------------------------
 
     @attribute(
-        dtype=str, label="acquisition status", change_event_implemented=True,
+        dtype=str, label="acquisition status", **PUSHED,
         doc="idle, creating_file, waiting_for_first_image, recording, saving_file, ...",
     )  # fmt: skip
     def acquisitionStatus(self) -> str:
         return str(self._outcome()["status"])
 
     @attribute(
-        dtype=bool, label="acquiring", change_event_implemented=True,
+        dtype=bool, label="acquiring", **PUSHED,
         doc="Whether an acquisition is under way; false once its files are closed and checked.",
     )  # fmt: skip
     def acquiring(self) -> bool:
         return bool(self._outcome()["busy"])
 
     @attribute(
-        dtype=float, unit="%", format="%.1f", label="progress", change_event_implemented=True,
+        dtype=float, unit="%", format="%.1f", label="progress", **PUSHED,
         doc="Share of the images asked for that are accounted for.",
     )  # fmt: skip
     def progress(self) -> float:
@@ -104,28 +104,28 @@ class AcquisitionFace(Device):
         return float(self._outcome()["mean_rate_hz"])
 
     @attribute(
-        dtype="DevULong64", unit="images", label="expected", change_event_implemented=True,
+        dtype="DevULong64", unit="images", label="expected", **PUSHED,
         doc="Images that belong to the acquisition so far: complete + incomplete + lost.",
     )  # fmt: skip
     def imagesExpected(self) -> int:
         return self._ledger_count("expected")
 
     @attribute(
-        dtype="DevULong64", unit="images", label="complete", change_event_implemented=True,
+        dtype="DevULong64", unit="images", label="complete", **PUSHED,
         doc="Images with all their packets.",
     )  # fmt: skip
     def imagesComplete(self) -> int:
         return self._ledger_count("complete")
 
     @attribute(
-        dtype="DevULong64", unit="images", label="incomplete", change_event_implemented=True,
+        dtype="DevULong64", unit="images", label="incomplete", **PUSHED,
         doc="Images stored with packets missing.", max_alarm="1",
     )  # fmt: skip
     def imagesIncomplete(self) -> int:
         return self._ledger_count("incomplete")
 
     @attribute(
-        dtype="DevULong64", unit="images", label="lost", change_event_implemented=True,
+        dtype="DevULong64", unit="images", label="lost", **PUSHED,
         doc="Images that are in no file.", max_alarm="1",
     )  # fmt: skip
     def imagesLost(self) -> int:
@@ -151,14 +151,14 @@ class AcquisitionFace(Device):
         return json.dumps(self._outcome()["ledger"])
 
     @attribute(
-        dtype=str, label="end reason", change_event_implemented=True,
+        dtype=str, label="end reason", **PUSHED,
         doc="Why the last acquisition ended.",
     )  # fmt: skip
     def endReason(self) -> str:
         return str(self._outcome()["reason"])
 
     @attribute(
-        dtype=str, label="last file", change_event_implemented=True,
+        dtype=str, label="last file", **PUSHED,
         doc="Master file of the last acquisition: it joins the writers' files.",
     )  # fmt: skip
     def lastFile(self) -> str:

@@ -26,6 +26,10 @@ STATES: Final = {
     StageState.ALARM: DevState.ALARM,
     StageState.FAULT: DevState.FAULT,
 }
+PUSHER_STOP_S: Final = 1.0
+READ_WRITE: Final = AttrWriteType.READ_WRITE
+PUSHED: Final = {"change_event_implemented": True, "change_event_detect": False}
+"""The device pushes a change event whenever the value changed; Tango asks for no abs_change."""
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -67,9 +71,56 @@ def _counter_attribute(counter: Counter) -> attribute:
         unit=counter.unit,
         doc=counter.description,
         format="%d",
-        change_event_implemented=True,
+        **PUSHED,
         **limits,
     )
+
+
+def push_change(device: Device, name: str, value: Any) -> None:
+    """Push a change event; Tango takes State and Status from the device, not from the event."""
+    if name == "State":
+        device.set_state(value)
+        device.push_change_event(name)
+    elif name == "Status":
+        device.set_status(value)
+        device.push_change_event(name)
+    else:
+        device.push_change_event(name, value)
+
+
+class EventPusher:
+    """Pushes the events of a device from a thread of its own.
+
+    An event needs the lock that Tango holds during a command, and a command may wait for a run loop: a
+    run loop that pushed events itself would wait for the command.
+    """
+
+    def __init__(self, push: Callable[[], None]) -> None:
+        self._push = push
+        self._due = threading.Event()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Push soon what has changed."""
+        self._due.set()
+
+    def stop(self) -> None:
+        """End the thread, now or after the event that waits for the lock of the caller."""
+        self._stopped = True
+        self._due.set()
+        self._thread.join(PUSHER_STOP_S)
+
+    def _run(self) -> None:
+        with tango.EnsureOmniThread():
+            while self._due.wait() and not self._stopped:
+                self._due.clear()
+                try:
+                    self._push()
+                except tango.DevFailed as error:
+                    log = logging.getLogger("tango_stddaq.events")
+                    log.warning("an event was not sent: %s", error.args[0].desc)
 
 
 class StageDevice(Device):
@@ -96,9 +147,8 @@ class StageDevice(Device):
         self._stage: Stage | None = None
         self._pushed: dict[str, object] = {}
         self._init_error = ""
-        # Our run loops push events while a command waits for them: Tango's own lock would block both.
-        tango.Util.instance().set_serial_model(tango.SerialModel.NO_SYNC)
         super().init_device()
+        self._pusher = EventPusher(self.push_changes)
         self.add_version_info("tango_stddaq", __version__)
         self.set_change_event("State", True, False)
         self.set_change_event("Status", True, False)
@@ -111,7 +161,7 @@ class StageDevice(Device):
             config = config_module.load(self.ConfigFile)
             logs.set_level(config.log_level)
             stage = self.make_stage(config)
-            stage.on_tick = self.push_changes
+            stage.on_tick = self._pusher.wake
             self._stage = stage
             if self.AutoStart:
                 stage.start()
@@ -122,7 +172,7 @@ class StageDevice(Device):
             self._init_error = f"{type(error).__name__}: {error}"
         if self._init_error:
             logging.getLogger(f"tango_stddaq.{self.stage_type.name}").error(self._init_error)
-        self.push_changes()
+        self._pusher.wake()
 
     def delete_device(self) -> None:
         """Stop the stage."""
@@ -132,6 +182,7 @@ class StageDevice(Device):
                 stage.on_tick = None
                 stage.stop()
             self._stage = None
+        self._pusher.stop()
 
     @property
     def stage(self) -> Stage:
@@ -166,11 +217,10 @@ class StageDevice(Device):
 
     def push_changes(self) -> None:
         """Push a change event of everything that has changed; called a few times a second."""
-        with tango.EnsureOmniThread():
-            for name, value in self.watched().items():
-                if self._pushed.get(name) != value:
-                    self._pushed[name] = value
-                    self.push_change_event(name, value)
+        for name, value in self.watched().items():
+            if self._pushed.get(name) != value:
+                self._pushed[name] = value
+                push_change(self, name, value)
 
     def watched(self) -> dict[str, Any]:
         """Return the values whose changes are pushed, by attribute name."""
@@ -198,7 +248,7 @@ class StageDevice(Device):
         format="%.1f",
         label="rate",
         doc="Rate at which the stage works: of its main counter over the last seconds.",
-        change_event_implemented=True,
+        **PUSHED,
     )
     def rate(self) -> float:
         return self._stage.rate_hz if self._stage is not None else 0.0
@@ -217,24 +267,26 @@ class StageDevice(Device):
         with self._lock:
             if self._init_error:
                 self._reload()
+            if self.stage.error is not None:
+                self.stage.stop()  # its run loop may be about to end
             if not self.stage.running:
                 self.stage.start()
             self._init_error = ""
-            self.push_changes()
+            self._pusher.wake()
 
     @command(doc_in="Stop the stage; what it accepted is finished.")
     @tango_errors
     def Stop(self) -> None:
         with self._lock:
             self.stage.stop()
-            self.push_changes()
+            self._pusher.wake()
 
     @command(doc_in="Set the counters to zero, forget alarms and errors.")
     @tango_errors
     def Reset(self) -> None:
         with self._lock:
             self.stage.reset()
-            self.push_changes()
+            self._pusher.wake()
 
     @command(doc_in="Read ConfigFile again and restart the stage with it.")
     @tango_errors
@@ -249,9 +301,6 @@ class StageDevice(Device):
             self._stage.stop()
             self._stage = None
         self._load_and_start()
-
-
-READ_WRITE: Final = AttrWriteType.READ_WRITE
 
 
 def serve(*classes: type[Device]) -> None:

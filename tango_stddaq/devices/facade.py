@@ -14,7 +14,7 @@ from tango.server import attribute, command, device_property
 from tango_stddaq import __version__
 from tango_stddaq import config as config_module
 from tango_stddaq.devices.acquisition_face import AcquisitionFace
-from tango_stddaq.devices.base import READ_WRITE, serve, tango_errors
+from tango_stddaq.devices.base import PUSHED, READ_WRITE, push_change, serve, tango_errors
 from tango_stddaq.devices.live_stream import PREVIEW_SIDE
 from tango_stddaq.errors import AcquisitionError, ConfigError, StdDaqError
 from tango_stddaq.io import config_file, logs
@@ -23,6 +23,8 @@ from tango_stddaq.stages.base import LOG_LINES
 
 MONITOR_PERIOD_S: Final = 0.2
 _CALL_TIMEOUT_MS: Final = 3000
+_STATE_TIMEOUT_MS: Final = 1000
+"""Short: a stage that hangs must not keep a command of the facade from returning in time."""
 _DRIVER_ATTRIBUTES: Final = (
     "acquisitionStatus", "acquiring", "progress", "ledger", "endReason", "lastFile", "writerFiles",
     "meanImageRate",
@@ -32,6 +34,7 @@ _NOTHING: Final[dict[str, Any]] = {
     "busy": False,
     "progress": 0.0,
     "mean_rate_hz": 0.0,
+    "rate_hz": 0.0,
     "ledger": {},
     "reason": "",
     "files": [],
@@ -61,87 +64,101 @@ class StdDaq(AcquisitionFace):
         self._log_lines: deque[str] = deque(maxlen=LOG_LINES)
         self._request = Request("")
         self._state_lock = threading.RLock()
-        self._proxies: dict[str, tango.DeviceProxy] = {}
+        self._proxies: dict[tuple[str, int], tango.DeviceProxy] = {}
         self._pushed: dict[str, object] = {}
         self._driver_values = _NOTHING
         self._stage_states: dict[str, DevState | None] = {}
-        self._rate_hz = 0.0
+        self._n_commands = 0
         self._preview = np.zeros((1, 1), np.float32)
         self._preview_id = -1
         self._init_error = ""
         self._driver_error = ""
-        tango.Util.instance().set_serial_model(tango.SerialModel.NO_SYNC)
         super().init_device()
         self.add_version_info("tango_stddaq", __version__)
         for name in ("State", "Status"):
             self.set_change_event(name, True, False)
         try:
-            logs.set_level(config_module.load(self.ConfigFile).log_level)
+            logs.set_level(config_module.load(self._config_file()).log_level)
             if not self.WriterDriverDevice:
                 raise ConfigError("property WriterDriverDevice: is empty; set it to its device name")
         except StdDaqError as error:
             self._init_error = str(error)
         self._stop = threading.Event()
-        self._monitor = threading.Thread(target=self._follow, name="monitor", daemon=True)
+        self._monitor = threading.Thread(
+            target=self._follow, args=(self._stop,), name="monitor", daemon=True
+        )
         self._monitor.start()
 
     def delete_device(self) -> None:
-        """End the thread that follows the stages."""
+        """End the thread that follows the stages, now or when it has what it waits for."""
         self._stop.set()
-        self._monitor.join(2 * MONITOR_PERIOD_S + _CALL_TIMEOUT_MS / 1000)
+        self._monitor.join(MONITOR_PERIOD_S + _STATE_TIMEOUT_MS / 1000)
 
-    def _proxy(self, device: str) -> tango.DeviceProxy:
-        proxy = self._proxies.get(device)
+    def _config_file(self) -> str:
+        if not self.ConfigFile:
+            raise ConfigError("property ConfigFile: is empty; set it to the configuration file")
+        return str(self.ConfigFile)
+
+    def _proxy(self, device: str, timeout_ms: int = _CALL_TIMEOUT_MS) -> tango.DeviceProxy:
+        proxy = self._proxies.get((device, timeout_ms))
         if proxy is None:
-            proxy = self._proxies[device] = tango.DeviceProxy(device)
-            proxy.set_timeout_millis(_CALL_TIMEOUT_MS)
+            proxy = self._proxies[device, timeout_ms] = tango.DeviceProxy(device)
+            proxy.set_timeout_millis(timeout_ms)
         return proxy
 
     # -- following the stages ----------------------------------------------------------------------
 
-    def _follow(self) -> None:
+    def _follow(self, stop: threading.Event) -> None:
         with tango.EnsureOmniThread():
-            while not self._stop.is_set():
+            while not stop.is_set():
                 try:
                     self._refresh()
-                    self._push_changes()
+                    if not stop.is_set():
+                        self._push_changes()
                 except Exception:
                     self._log.exception("following the stages failed")
-                self._stop.wait(MONITOR_PERIOD_S)
+                stop.wait(MONITOR_PERIOD_S)
 
     def _refresh(self) -> None:
+        """Ask all stages; without the lock, as one that hangs takes seconds to be given up."""
+        number = self._n_commands
+        states = {device: self._state_of(device) for device in self.StageDevices}
+        values = self._read_driver() if self.WriterDriverDevice else _NOTHING
+        if self.PreviewDevice:
+            self._read_preview()
         with self._state_lock:
-            self._stage_states = {device: self._state_of(device) for device in self.StageDevices}
-            if self.WriterDriverDevice:
-                self._read_driver()
-            if self.PreviewDevice:
-                self._read_preview()
+            if number == self._n_commands:  # else a command has found out more in the meantime
+                self._stage_states = states
+                self._keep_driver_values(values)
+
+    def _refresh_now(self) -> None:
+        """Ask all stages that are known to answer; for commands, under the lock."""
+        self._n_commands += 1
+        for device in self.StageDevices:
+            if self._stage_states.get(device, DevState.UNKNOWN) is not None:
+                self._stage_states[device] = self._state_of(device)
+        if self.WriterDriverDevice and not self._driver_error:
+            self._keep_driver_values(self._read_driver())
 
     def _state_of(self, device: str) -> DevState | None:
         try:
-            return self._proxy(device).state()
+            return self._proxy(device, _STATE_TIMEOUT_MS).state()
         except tango.DevFailed:
             return None
 
-    def _read_driver(self) -> None:
-        was_busy = self._driver_values["busy"]
+    def _read_driver(self) -> dict[str, Any] | str:
+        """Return what the driver says of the acquisition, or why it says nothing."""
         try:
             values = [
                 reply.value
-                for reply in self._proxy(self.WriterDriverDevice).read_attributes(
+                for reply in self._proxy(self.WriterDriverDevice, _STATE_TIMEOUT_MS).read_attributes(
                     [*_DRIVER_ATTRIBUTES, "rate"]
                 )
             ]
         except tango.DevFailed as error:
-            self._driver_error = (
-                f"{self.WriterDriverDevice} does not answer: {error.args[0].desc.splitlines()[0]}"
-            )
-            self._driver_values = {**self._driver_values, "busy": False}
-            return
-        self._driver_error = ""
+            return f"{self.WriterDriverDevice} does not answer: {_first_line(error)}"
         status, busy, progress, ledger, reason, master, files, mean_rate_hz, rate = values
-        self._rate_hz = rate
-        self._driver_values = {
+        return {
             "status": status,
             "busy": busy,
             "progress": progress / 100,
@@ -150,13 +167,23 @@ class StdDaq(AcquisitionFace):
             "reason": reason,
             "files": list(files or []),
             "master": master,
+            "rate_hz": rate,
         }
-        if was_busy and not busy:
-            self._note(f"acquisition ended: {reason}")
+
+    def _keep_driver_values(self, values: dict[str, Any] | str) -> None:
+        was_busy = self._driver_values["busy"]
+        if isinstance(values, str):
+            self._driver_error = values
+            self._driver_values = {**self._driver_values, "busy": False}
+            return
+        self._driver_error = ""
+        self._driver_values = values
+        if was_busy and not values["busy"]:
+            self._note(f"acquisition ended: {values['reason']}")
 
     def _read_preview(self) -> None:
         try:
-            proxy = self._proxy(self.PreviewDevice)
+            proxy = self._proxy(self.PreviewDevice, _STATE_TIMEOUT_MS)
             preview_id = proxy.read_attribute("previewId").value
             if preview_id != self._preview_id:
                 self._preview = proxy.read_attribute("preview").value
@@ -169,14 +196,14 @@ class StdDaq(AcquisitionFace):
             "State": self.dev_state(),
             "Status": self.dev_status(),
             "stageStates": self._stage_lines(),
-            "imageRate": round(self._rate_hz, 3),
+            "imageRate": round(self._driver_values["rate_hz"], 3),
             "previewId": self._preview_id,
             **self.acquisition_values(),
         }
         for name, value in values.items():
             if name not in self._pushed or self._pushed[name] != value:
                 self._pushed[name] = value
-                self.push_change_event(name, value)
+                push_change(self, name, value)
                 if name == "previewId":
                     self.push_change_event("preview", self._preview)
 
@@ -221,7 +248,7 @@ class StdDaq(AcquisitionFace):
             return self._driver_error
         down = [device for device, state in self._stage_states.items() if state is None]
         if down:
-            return f"Not running: {', '.join(down)}. Start these device servers."
+            return f"Not running, or not answering: {', '.join(down)}. Start these device servers."
         faulty = [device for device, state in self._stage_states.items() if state == DevState.FAULT]
         if faulty:
             return f"In FAULT: {', '.join(faulty)}. Their Status says why; Reset and Start them."
@@ -245,22 +272,28 @@ class StdDaq(AcquisitionFace):
         label="configuration",
         doc="The configuration as JSON. Writing it checks it, stores it and restarts the stages.",
     )
+    @tango_errors
     def config(self) -> str:
-        return config_file.read_text(self.ConfigFile)
+        return config_file.read_text(self._config_file())
 
     @config.write
     @tango_errors
     def config(self, value: str) -> None:
         with self._state_lock:
+            self._refresh_now()
             if self._driver_values["busy"]:
                 raise AcquisitionError("the configuration cannot change during an acquisition")
-            old = config_file.read_text(self.ConfigFile)
             new = config_module.parse(value, "config")
-            if self.ConfigFile and new.detector_name != config_module.parse(old).detector_name:
+            try:
+                old_name = config_module.load(self._config_file()).detector_name
+            except ConfigError:
+                old_name = new.detector_name  # a file that cannot be used may be replaced
+            if new.detector_name != old_name:
                 raise ConfigError(
-                    "detector_name: cannot change while the servers run; it is part of their names"
+                    f"detector_name: value {new.detector_name!r} is not allowed: it is {old_name!r} and "
+                    "cannot change while the servers run, as it is part of their names"
                 )
-            config_file.replace_text(self.ConfigFile, value)
+            config_file.replace_text(self._config_file(), value)
             self._note("[event] the configuration was changed by a client")
             self._reload()
 
@@ -270,25 +303,25 @@ class StdDaq(AcquisitionFace):
             try:
                 self._proxy(device).command_inout("ReloadConfig")
             except tango.DevFailed as error:
-                failures.append(f"{device}: {error.args[0].desc.splitlines()[0]}")
+                failures.append(f"{device}: {_first_line(error)}")
         self._init_error = ""
-        self._refresh()
+        self._refresh_now()
         if failures:
             raise ConfigError("the configuration is stored, but " + "; ".join(failures))
 
     @attribute(
         dtype=(str,), max_dim_x=512, label="stages", doc="State of every stage.",
-        change_event_implemented=True,
+        **PUSHED,
     )  # fmt: skip
     def stageStates(self) -> list[str]:
         return self._stage_lines()
 
     @attribute(
         dtype=float, unit="Hz", format="%.1f", label="image rate", doc="Images recorded per second.",
-        change_event_implemented=True,
+        **PUSHED,
     )  # fmt: skip
     def imageRate(self) -> float:
-        return self._rate_hz
+        return float(self._driver_values["rate_hz"])
 
     @attribute(
         dtype=(("DevFloat",),),
@@ -297,14 +330,14 @@ class StdDaq(AcquisitionFace):
         unit="counts",
         label="preview",
         doc="The last image, shrunk: each pixel is the largest of its block.",
-        change_event_implemented=True,
+        **PUSHED,
     )
     def preview(self) -> np.ndarray:
         return self._preview
 
     @attribute(
         dtype="DevLong64", label="preview id", doc="Image id of the preview; -1 before the first.",
-        change_event_implemented=True,
+        **PUSHED,
     )  # fmt: skip
     def previewId(self) -> int:
         return self._preview_id
@@ -319,7 +352,7 @@ class StdDaq(AcquisitionFace):
     @tango_errors
     def Start(self) -> None:
         with self._state_lock:
-            self._refresh()
+            self._refresh_now()
             fault = self._fault()
             if fault:
                 raise AcquisitionError(fault)
@@ -328,32 +361,38 @@ class StdDaq(AcquisitionFace):
                 raise AcquisitionError(f"these stages are stopped: {', '.join(idle)}; Start them")
             request = self._request
             driver = self._proxy(self.WriterDriverDevice)
-            driver.write_attributes(
-                [
-                    ("outputPath", request.path),
-                    ("filePrefix", request.file_prefix),
-                    ("imageCount", request.n_images),
-                    ("startId", request.start_id),
-                ]
-            )
             try:
+                driver.write_attributes(
+                    [
+                        ("outputPath", request.path),
+                        ("filePrefix", request.file_prefix),
+                        ("imageCount", request.n_images),
+                        ("startId", request.start_id),
+                    ]
+                )
                 driver.command_inout("StartWriting")
             except tango.DevFailed as error:
                 raise AcquisitionError(error.args[0].desc) from None
             self._note(f"[event] start of {request.n_images} images in {request.path}")
-            self._refresh()
+            self._refresh_now()
 
     @command(doc_in="End the acquisition; what was accepted is saved.")
     @tango_errors
     def Stop(self) -> None:
-        self._proxy(self.WriterDriverDevice).command_inout("StopWriting")
+        self._tell_driver("StopWriting")
         self._note("[event] stopped by a client")
 
     @command(doc_in="End the acquisition and remove its files.")
     @tango_errors
     def Abort(self) -> None:
-        self._proxy(self.WriterDriverDevice).command_inout("AbortWriting")
+        self._tell_driver("AbortWriting")
         self._note("[event] aborted by a client")
+
+    def _tell_driver(self, command_name: str) -> None:
+        try:
+            self._proxy(self.WriterDriverDevice).command_inout(command_name)
+        except tango.DevFailed as error:
+            raise AcquisitionError(f"{self.WriterDriverDevice}: {_first_line(error)}") from None
 
     @command(doc_in="Set the counters of all stages to zero, restart those in FAULT.")
     @tango_errors
@@ -368,8 +407,12 @@ class StdDaq(AcquisitionFace):
                         proxy.command_inout("Start")
                     proxy.command_inout("Reset")
                 except tango.DevFailed as error:
-                    raise StdDaqError(f"{device}: {error.args[0].desc.splitlines()[0]}") from None
-            self._refresh()
+                    raise StdDaqError(f"{device}: {_first_line(error)}") from None
+            self._refresh_now()
+
+
+def _first_line(error: tango.DevFailed) -> str:
+    return str(error.args[0].desc).splitlines()[0]
 
 
 def main() -> None:

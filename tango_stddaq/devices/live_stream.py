@@ -6,7 +6,7 @@ import numpy as np
 from tango.server import attribute, device_property
 
 from tango_stddaq.config import DaqConfig
-from tango_stddaq.devices.base import StageDevice, counter_attributes, serve
+from tango_stddaq.devices.base import PUSHED, StageDevice, counter_attributes, serve
 from tango_stddaq.stages.live_stream import LiveStream
 
 PREVIEW_SIDE: Final = 1024
@@ -55,14 +55,14 @@ class StdDaqLiveStream(StageDevice):
         unit="counts",
         label="preview",
         doc="The last image sent, shrunk: each pixel is the largest of its block.",
-        change_event_implemented=True,
+        **PUSHED,
     )
     def preview(self) -> np.ndarray:
         return np.zeros((1, 1), np.float32) if self._stage is None else self._live_stream().preview
 
     @attribute(
         dtype="DevLong64", label="preview id", doc="Image id of the preview; -1 before the first.",
-        change_event_implemented=True,
+        **PUSHED,
     )  # fmt: skip
     def previewId(self) -> int:
         return -1 if self._stage is None else self._live_stream().preview_id

@@ -91,7 +91,7 @@ class Reorderer(Generic[T]):
         if self._doubts and now_s - last_heard_s > self._idle_s:
             ids = [image_id for _, image_id, _ in self._doubts]
             if len(ids) >= _MIN_DOUBTS and ids == sorted(set(ids)):
-                return self._restart(now_s)
+                return self._restart(now_s) + self.flush()
             self._drop_doubts(None)
         overdue = [i for i, (since, _) in self._waiting.items() if now_s - since >= self._timeout_s]
         if overdue:

@@ -87,6 +87,8 @@ def replay(
 
 
 def _find(directory: Path, port: int) -> Path:
+    if not directory.is_dir():
+        raise FileError(f"{directory}: is not a directory")
     for name in (f"{port}.dat", f"{port}.dat.xz"):
         if (directory / name).is_file():
             return directory / name

@@ -12,6 +12,8 @@ from typing import Final, Self
 
 import numpy as np
 
+from tango_stddaq.errors import ChannelError
+
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _BATCH: Final = 1024
 _SEND_BUFFER_BYTES: Final = 8 * 2**20
@@ -70,6 +72,8 @@ class PacketSender:
         ------
         OSError
             If the system refuses.
+        ChannelError
+            If the host is not known.
         """
         handle = self._socket(port)
         packets = np.ascontiguousarray(packets)
@@ -102,7 +106,12 @@ class PacketSender:
         if handle is None:
             handle = self._sockets[port] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             handle.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-            handle.connect((self._host, port))
+            try:
+                handle.connect((self._host, port))
+            except OSError as error:
+                raise ChannelError(
+                    f"host {self._host!r}: cannot be sent to: {error.strerror}"
+                ) from error
         return handle
 
     def __enter__(self) -> Self:

@@ -203,16 +203,22 @@ class Stage:
                     next_stats = now + self.config.stats_collection_period
                     self._publish_statistics()
         except Exception as error:  # the top of the run loop: nothing may die in silence
-            known = isinstance(error, StdDaqError)
-            self.error = str(error) if known else f"{type(error).__name__}: {error}"
-            self.say(logging.ERROR, self.error)
-            if not known:
-                self.log.debug("traceback", exc_info=True)
+            self._fail_with(error)
         finally:
-            self._close()
+            try:
+                self._close()
+            except Exception as error:  # as above
+                self._fail_with(error)
             self._publish_statistics()
             self._tick_all(time.monotonic())
             self.say(logging.INFO, "[event] stopped")
+
+    def _fail_with(self, error: Exception) -> None:
+        known = isinstance(error, StdDaqError)
+        self.error = str(error) if known else f"{type(error).__name__}: {error}"
+        self.say(logging.ERROR, self.error)
+        if not known:
+            self.log.info("traceback of %s", self.title, exc_info=error)
 
     def _tick_all(self, now: float) -> None:
         self._tick()

@@ -20,6 +20,7 @@ from tango_stddaq.stats import Counter
 
 PREVIEW_PERIOD_S: Final = 0.2
 _MAX_POOL: Final = 32
+_MAX_PORT: Final = 65_535
 
 
 class LiveStream(Stage):
@@ -55,10 +56,12 @@ class LiveStream(Stage):
         image_suffix: str = "image",
     ) -> None:
         super().__init__(config, address)
-        if not address.startswith("tcp://"):
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        # ZeroMQ would take the port modulo 65536 without a word.
+        if not address.startswith("tcp://") or not host or not _is_port(port):
             raise ConfigError(
-                f"live stream address {address!r}: allowed are the keys of live_stream_configs: "
-                f"{', '.join(config.live_stream_configs) or 'none there'}"
+                f"live stream address {address!r}: allowed are tcp://HOST:PORT and the keys of "
+                f"live_stream_configs: {', '.join(config.live_stream_configs) or 'none there'}"
             )
         self.address = address
         self._rule_config = config.live_stream_configs.get(address, LiveStreamConfig(type="forward"))
@@ -91,7 +94,7 @@ class LiveStream(Stage):
         for image in self._metadata.receive(int(TURN_S * 1000), limit=32):
             if not self._select(image.image_id, time.monotonic()):
                 self.counters["skipped"] += 1
-            elif image.compression or self._pixels.accepts(image):
+            elif image.compression or not image.dtype or self._pixels.accepts(image):
                 self.counters["refused"] += 1
             else:
                 self._send(image, self._pixels, self._out)
@@ -131,3 +134,7 @@ class LiveStream(Stage):
             self._pixels.close()
         self._out = self._metadata = self._pixels = None
         self._pool.clear()
+
+
+def _is_port(text: str) -> bool:
+    return text == "*" or (text.isdecimal() and int(text) <= _MAX_PORT)

@@ -160,12 +160,14 @@ class ModuleSync(Stage):
         synchronizer.n_late = synchronizer.n_duplicate = synchronizer.n_restarts = 0
 
     def _close(self) -> None:
-        if self._ring is not None:
-            self._publish(self._synchronizer.flush())
-            self._tick()
-        for handle in (self._in, self._out):
-            if handle is not None:
-                channels.close(handle)
-        if self._ring is not None:
-            self._ring.close()
-        self._in = self._out = self._ring = None
+        try:
+            if self._ring is not None:
+                self._publish(self._synchronizer.flush())
+                self._tick()
+        finally:  # also if it was publishing that failed
+            for handle in (self._in, self._out):
+                if handle is not None:
+                    channels.close(handle)
+            if self._ring is not None:
+                self._ring.close()
+            self._in = self._out = self._ring = None

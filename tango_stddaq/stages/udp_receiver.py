@@ -67,6 +67,7 @@ class UdpReceiver(Stage):
         Counter("late", "packets", "Packets dropped: their frame was finished.", loss=True),
         Counter("moved", "packets", "Packets that came out of order and were moved."),
         Counter("unplaced_frames", "frames", "Frames dropped: too late for the ring.", loss=True),
+        Counter("unannounced_frames", "frames", "Frames lost: no synchronizer took them.", loss=True),
         Counter("restarts", "restarts", "Times that a module's frame numbers started again."),
         Counter("ring_waits", "times", "Times that the image ring was gone or not there yet."),
     )
@@ -162,8 +163,8 @@ class UdpReceiver(Stage):
         ).astype(np.int64)
         if self.mode is ReceiveMode.DIRECT:
             events["source"] = np.array(self._rows)[events["source"].astype(np.intp)]
-            if self._ring is not None:
-                self._publish(self._out[0], self.detector.frame_headers(events).tobytes())
+            if not self._publish(self._out[0], self.detector.frame_headers(events).tobytes()):
+                self.counters["unannounced_frames"] += events.size
             return
         for event in events:
             source = int(event["source"])
@@ -171,15 +172,16 @@ class UdpReceiver(Stage):
             self._owned[source].publish(int(event["image_id"]))
             self._publish(self._out[source], self.detector.frame_headers(event[None]).tobytes())
 
-    def _publish(self, out: "zmq.Socket[bytes]", data: bytes) -> None:
+    def _publish(self, out: "zmq.Socket[bytes]", data: bytes) -> bool:
+        """Send; False if nobody took it within the time of a turn."""
         while True:
             try:
                 out.send(data, zmq.DONTWAIT)
-            except zmq.Again:  # the synchronizer is gone or stuck: wait, the kernel buffers
+            except zmq.Again:  # the synchronizer is gone or stuck; meanwhile the kernel buffers
                 if self._stop.is_set() or not out.poll(int(TURN_S * 1000), zmq.POLLOUT):
-                    return
+                    return False
             else:
-                return
+                return True
 
     def _attach(self, n_slots: int, slot_bytes: int) -> bool:
         if self._ring is not None:

@@ -35,6 +35,7 @@ from tango_stddaq.stats import Counter, Ledger, LossReason
 
 CREATE_TIMEOUT_S: Final = 5.0
 SAVE_TIMEOUT_S: Final = 60.0
+CLOSE_TIMEOUT_S: Final = 1.0
 STUCK_S: Final = 10.0
 """A writer that takes nothing for so long is given up."""
 _UDP_DETECTORS: Final = ("eiger", "gigafrost", "jungfrau-raw", "jungfrau-converted", "jungfrau")
@@ -101,6 +102,7 @@ class WriterDriver(Stage):
         self._suffix = suffix
         self._changed = threading.Condition()
         self._commands: deque[Callable[[], None]] = deque()
+        self._number = 0
         self._metadata: MetadataSource | None = None
         self._links: list[WriterLink] = []
         self._request = Request("")
@@ -144,20 +146,26 @@ class WriterDriver(Stage):
             check(request, self.config, self.n_writers, self.output_roots)
             self.reason, self.failed = "", False
             self._request = request
+            self._number += 1
             self.acquisition_status = check_transition(self.acquisition_status, _S.STARTED)
             self._commands.append(self._begin)
-            before = (_S.STARTED, _S.CREATING_FILE, _S.FILE_CREATED)
+            before = (_S.STARTED, _S.CREATING_FILE, _S.FILE_CREATED, _S.STOP)
             self._changed.wait_for(lambda: self.acquisition_status not in before, wait_s)
             if self.failed:
                 raise AcquisitionError(self.reason)
 
     def finish(self) -> None:
         """End the acquisition and save what was accepted; nothing happens if there is none."""
-        self._commands.append(self._finish)
+        self._command(self._finish)
 
     def abort(self) -> None:
         """End the acquisition and remove its files; nothing happens if there is none."""
-        self._commands.append(self._abort)
+        self._command(self._abort)
+
+    def _command(self, action: Callable[[], None]) -> None:
+        """Let the run loop do it, unless another acquisition has begun by then."""
+        number = self._number
+        self._commands.append(lambda: action() if self._number == number else None)
 
     def wait_until_idle(self, timeout_s: float) -> bool:
         """Wait until no acquisition is under way; returns whether that came true."""
@@ -169,6 +177,7 @@ class WriterDriver(Stage):
     def _open(self) -> None:
         self._commands.clear()
         self._waits_for = None
+        self.acquisition_status = _S.IDLE
         for writer_id in range(self.n_writers):
             self._links.append(WriterLink(self.config, writer_id))
         self._metadata = MetadataSource(self.config, self._suffix)
@@ -186,7 +195,7 @@ class WriterDriver(Stage):
             link.pump()
 
     def _tick(self) -> None:
-        if self.acquisition_status is not _S.RECORDING:
+        if self.acquisition_status not in (_S.WAITING_FOR_FIRST_IMAGE, _S.RECORDING):
             return
         for link in self._links:
             if link.stuck_s() > STUCK_S:
@@ -203,8 +212,7 @@ class WriterDriver(Stage):
 
     def _close(self) -> None:
         if self.busy:
-            for link in self._links:
-                link.send(CloseFile())
+            self._close_files()
             self._fail("the writer driver was stopped during the acquisition")
         for link in self._links:
             link.close()
@@ -239,7 +247,9 @@ class WriterDriver(Stage):
     def _created(self, replies: Replies) -> None:
         failures = self._failures(replies)
         if failures:
-            self._discard("; ".join(failures), failed=True)
+            # A file that could not be created is not ours to remove.
+            self.last_files = [self.last_files[i] for i in sorted(replies) if replies[i].ok]
+            self._discard("; ".join(failures), CREATE_TIMEOUT_S, failed=True)
             return
         self._set_status(_S.FILE_CREATED)
         self._set_status(_S.WAITING_FOR_FIRST_IMAGE)
@@ -293,13 +303,13 @@ class WriterDriver(Stage):
                     f"stopped by the user after {account.n_dispatched} of {account.n_images} images"
                 )
         elif self.acquisition_status in (_S.STARTED, _S.CREATING_FILE):
-            self._discard("stopped by the user before the files were created")
+            self._discard("stopped by the user before the files were created", SAVE_TIMEOUT_S)
 
     def _abort(self) -> None:
-        if self.busy:
+        if self.busy and self.acquisition_status is not _S.STOP:
             self._discard(
                 f"aborted by the user after {self.n_dispatched} images; the files were removed",
-                LossReason.ABORTED,
+                SAVE_TIMEOUT_S,
             )
 
     def _save(self, reason: str, failed: bool = False) -> None:
@@ -350,31 +360,38 @@ class WriterDriver(Stage):
         self._set_status(_S.FILE_SAVED)
         self._set_status(_S.IDLE)
 
-    def _discard(
-        self, reason: str, bin_of_images: LossReason | None = None, failed: bool = False
-    ) -> None:
-        """Close and remove the files of this acquisition."""
-        self._waits_for = None
+    def _discard(self, reason: str, timeout_s: float, failed: bool = False) -> None:
+        """Let the writers close their files; `_discarded` removes them."""
+        self.reason, self.failed = reason, failed
         for link in self._links:
-            link.drop_stale()
-            link.send(CloseFile())
-        if not failed:
-            for path in self.last_files:
-                Path(path).unlink(missing_ok=True)
+            link.drop_waiting()
+        self._set_status(_S.STOP)
+        self._ask([CloseFile()] * len(self._links), timeout_s, lambda _closed: self._discarded())
+
+    def _discarded(self) -> None:
+        for path in self.last_files:
+            Path(path).unlink(missing_ok=True)
         self.last_files = []
-        ledger = Ledger(requested=self._account.n_images)
-        if bin_of_images is not None:
-            ledger.lost_ids[bin_of_images] = self._account.dispatched
-            ledger.lost_ids[LossReason.NOT_RECEIVED] = self._account.not_received
-        self.ledger = ledger
-        if failed:
-            self._fail(reason)
+        account = self._account
+        self.ledger = Ledger(requested=account.n_images)
+        self.ledger.lost_ids[LossReason.ABORTED] = account.dispatched
+        self.ledger.lost_ids[LossReason.NOT_RECEIVED] = account.not_received
+        if self.failed:
+            self._fail(self.reason)
             return
-        self.reason, self.failed = reason, False
-        self.say(logging.INFO, f"[event] {reason}")
-        if self.acquisition_status is not _S.STOP:
-            self.acquisition_status = _S.STOP
+        self.say(logging.INFO, f"[event] {self.reason}")
         self._set_status(_S.IDLE)
+
+    def _close_files(self) -> None:
+        """Let the writers close their files, and wait for it as long as a `stop` may take."""
+        for link in self._links:
+            link.drop_waiting()
+            link.send(CloseFile())
+        deadline_s = time.monotonic() + CLOSE_TIMEOUT_S
+        open_links = list(self._links)
+        while open_links and time.monotonic() < deadline_s:
+            open_links = [link for link in open_links if link.take_reply() is None]
+            time.sleep(_WAKE_S)
 
     def _fail(self, reason: str) -> None:
         self._waits_for = None
@@ -401,6 +418,7 @@ class WriterDriver(Stage):
                 continue
             reply = link.take_reply()
             if reply is None and (time.monotonic() > deadline_s or link.stuck_s() > STUCK_S):
+                link.give_up()
                 reply = Response(
                     False, f"writer {link.writer_id} does not answer; does it run with this config?"
                 )

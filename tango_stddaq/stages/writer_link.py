@@ -6,13 +6,16 @@ from collections import deque
 import zmq
 
 from tango_stddaq.codecs import writer_action
-from tango_stddaq.codecs.writer_action import Action, Response
+from tango_stddaq.codecs.writer_action import Action, RecordImage, Response
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.io import channels
 
 
 class WriterLink:
     """Never blocks: what the writer does not take waits here.
+
+    A writer answers in order everything but images, and does not say what it answers: replies are
+    counted, so that one to an earlier action is never taken for the reply to the last one.
 
     Raises
     ------
@@ -29,19 +32,22 @@ class WriterLink:
         self._replies = channels.connect(
             zmq.PULL, channels.ipc_address(name, f"writer-{writer_id}"), channels.DRIVER_HWM
         )
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[tuple[bytes, bool]] = deque()
+        self._n_unanswered = 0
         self._last_writable_s = time.monotonic()
 
     def send(self, action: Action) -> None:
         """Queue an action and send what the writer takes now."""
-        self._waiting.append(writer_action.encode(action))
+        is_answered = not isinstance(action, RecordImage)
+        self._waiting.append((writer_action.encode(action), is_answered))
+        self._n_unanswered += is_answered
         self.pump()
 
     def pump(self) -> None:
         """Send what the writer takes now."""
         while self._waiting:
             try:
-                self._out.send(self._waiting[0], zmq.DONTWAIT)
+                self._out.send(self._waiting[0][0], zmq.DONTWAIT)
             except zmq.Again:
                 return
             self._waiting.popleft()
@@ -55,17 +61,33 @@ class WriterLink:
         return now - self._last_writable_s
 
     def take_reply(self) -> Response | None:
-        """Return a reply if one is there."""
-        try:
-            return writer_action.decode_response(self._replies.recv(zmq.DONTWAIT))
-        except zmq.Again:
-            return None
-        except ValueError as error:
-            return Response(False, str(error))
+        """Return the reply to the last action if it is there."""
+        while True:
+            try:
+                data = self._replies.recv(zmq.DONTWAIT)
+            except zmq.Again:
+                return None
+            self._n_unanswered -= 1
+            if self._n_unanswered == 0:
+                try:
+                    return writer_action.decode_response(data)
+                except ValueError as error:
+                    return Response(False, str(error))
+            self._n_unanswered = max(0, self._n_unanswered)  # below: one that came after `give_up`
+
+    def give_up(self) -> None:
+        """Expect no replies any more, and forget what the writer has not taken."""
+        self._waiting.clear()
+        self._n_unanswered = 0
+
+    def drop_waiting(self) -> None:
+        """Forget what the writer has not taken."""
+        self._n_unanswered -= sum(is_answered for _, is_answered in self._waiting)
+        self._waiting.clear()
 
     def drop_stale(self) -> None:
         """Forget what is left of an earlier acquisition."""
-        self._waiting.clear()
+        self.drop_waiting()
         while self.take_reply() is not None:
             pass
         self._last_writable_s = time.monotonic()
