@@ -79,7 +79,7 @@ def plan(config: DaqConfig, config_file: Path, output_roots: tuple[str, ...] = (
             {**common, **{name: [value] for name, value in properties.items()}},
         )
 
-    modules = detector_of(config).modules
+    modules = detector_of(config).connections
     groups = [
         modules[first : first + MODULES_PER_RECEIVER]
         for first in range(0, len(modules), MODULES_PER_RECEIVER)

@@ -46,8 +46,6 @@ def packet_layout(bit_depth: int) -> PacketLayout:
         header=sls.HEADER,
         payload_bytes=PAYLOAD_BYTES,
         packets_per_frame=WIDTH * HEIGHT * bit_depth // 8 // PAYLOAD_BYTES,
-        id_word=sls.ID_WORD,
-        packet_word=sls.PACKET_WORD,
     )
 
 

@@ -1,7 +1,8 @@
 """The shapes in which a detector module describes itself to the receiver and the simulator."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Final
 
 import numpy as np
@@ -35,6 +36,28 @@ EVENT: Final = np.dtype(
 receiver's list of modules), and the header of the first packet of it that arrived."""
 
 
+class HeaderKind(IntEnum):
+    """How the receive loop reads a packet's header."""
+
+    SLS = 0
+    """Frame number (64 bit) first, which is the image id; packet number in word 3."""
+    SLS_BUNCH_ID = 1
+    """The same, but the image id is the bunch id, a double in words 4 and 5."""
+    GIGAFROST = 2
+    """Image id (32 bit) in word 2, first row of the packet in the upper half of word 3."""
+
+
+class PixelFormat(IntEnum):
+    """What happens to pixels on their way from the packet to the slot."""
+
+    COPY = 0
+    """Nothing: the kernel may lay them there."""
+    PACKED_12 = 1
+    """12-bit pixels are unpacked to 16 bits."""
+    GAIN = 2
+    """Raw Jungfrau pixels are converted to energies, float32."""
+
+
 @dataclass(frozen=True, slots=True)
 class PacketLayout:
     """Where things stand in a datagram.
@@ -47,26 +70,51 @@ class PacketLayout:
         Pixel bytes behind the header, the same in every packet.
     packets_per_frame
         Packets of one module's frame.
-    id_word, packet_word
-        Positions of the frame number (64 bit) and of the packet number (32 bit) in the header, in
-        32-bit words.
+    header_kind
+        How its header is read.
+    last_payload
+        Payload bytes of the last packet of a frame, where they differ.
+    pad_bytes, last_pad
+        Bytes at the end of a payload, of any packet and of the last, that hold no pixels.
+    rows_per_packet
+        Module rows in a packet, where the header gives the first row instead of a packet number.
+    key_step
+        Distance of the numbers of a module's consecutive frames: 2 where two sets of modules take
+        turns.
+    number_field
+        Field of the header that tells frames apart.
     """
 
     header: np.dtype
     payload_bytes: int
     packets_per_frame: int
-    id_word: int
-    packet_word: int
+    header_kind: HeaderKind = HeaderKind.SLS
+    last_payload: int | None = None
+    pad_bytes: int = 0
+    last_pad: int = 0
+    rows_per_packet: int = 1
+    key_step: int = 1
+    number_field: str = "frame_number"
+
+    @property
+    def last_payload_bytes(self) -> int:
+        """Payload bytes of the last packet of a frame."""
+        return self.payload_bytes if self.last_payload is None else self.last_payload
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all packets are of one size and hold nothing but pixels."""
+        return self.last_payload_bytes == self.payload_bytes and not self.pad_bytes
 
     @property
     def packet_bytes(self) -> int:
-        """Bytes of a whole datagram."""
+        """Bytes of a whole datagram; the last of a frame may be shorter."""
         return self.header.itemsize + self.payload_bytes
 
     @property
     def frame_bytes(self) -> int:
         """Bytes of one module's raw frame: the slot of its frame ring."""
-        return self.payload_bytes * self.packets_per_frame
+        return self.payload_bytes * (self.packets_per_frame - 1) + self.last_payload_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +124,46 @@ class Placement:
     Attributes
     ----------
     offsets
-        (n_modules, packets_per_frame, n_pieces) int64: byte offsets in the slot. The payload is cut
-        into `n_pieces` pieces of `piece_bytes`, laid one after the other at these offsets.
+        (n_modules, packets_per_frame, n_pieces) int64: byte offsets in the slot. What a packet
+        becomes is cut into `n_pieces` pieces of `piece_bytes`, laid at these offsets.
+    format
+        What happens to the pixels; pieces are counted after it.
+    n_last_pieces, last_bytes
+        Pieces of the last packet of a frame and their size, where they differ.
+    fill_byte
+        Each byte of pixels that were lost: 0, or 0xFF, which makes a float NaN.
     """
 
     offsets: np.ndarray
     piece_bytes: int
+    format: PixelFormat = PixelFormat.COPY
+    n_last_pieces: int | None = None
+    last_bytes: int | None = None
+    fill_byte: int = 0
+
+    @property
+    def last_pieces(self) -> int:
+        """Pieces of the last packet of a frame."""
+        return self.offsets.shape[2] if self.n_last_pieces is None else self.n_last_pieces
+
+    @property
+    def last_piece_bytes(self) -> int:
+        """Size of these pieces."""
+        return self.piece_bytes if self.last_bytes is None else self.last_bytes
+
+    def take(self, rows: Sequence[int]) -> "Placement":
+        """Return the placement of some of the modules, by their positions."""
+        return replace(self, offsets=np.ascontiguousarray(self.offsets[list(rows)]))
 
     @classmethod
     def contiguous(cls, n_modules: int, layout: PacketLayout) -> "Placement":
         """Lay packets one behind the other: a raw frame, as the frame rings hold it."""
-        offsets = np.arange(layout.packets_per_frame, dtype=np.int64) * layout.payload_bytes
+        pixel_bytes = layout.payload_bytes - layout.pad_bytes
+        offsets = np.arange(layout.packets_per_frame, dtype=np.int64) * pixel_bytes
         return cls(
             np.ascontiguousarray(np.broadcast_to(offsets[:, None], (n_modules, offsets.size, 1))),
-            layout.payload_bytes,
+            pixel_bytes,
+            last_bytes=layout.last_payload_bytes - layout.last_pad,
         )
 
 
@@ -110,8 +184,11 @@ class Detector:
     metadata
         Reads what the detector says of an image from one frame header.
     packets
-        Cuts an image (height, width) into one module's datagrams: arguments image, image id, module;
-        returns (packets_per_frame, packet_bytes) uint8.
+        Cuts an image (height, width) into the datagrams of one connection: arguments image, image id,
+        connection; returns (packets_per_frame, packet_bytes) uint8. The last packet may be shorter.
+    more_connections
+        Connections, each a UDP port, beyond the modules: they deliver the same modules of other
+        images, in the same order.
     """
 
     layout: PacketLayout
@@ -121,9 +198,31 @@ class Detector:
     fill_frame_headers: Callable[[np.ndarray, np.ndarray], None]
     metadata: Callable[[bytes], DetectorMetadata | None]
     packets: Callable[[np.ndarray, int, int], np.ndarray]
+    more_connections: tuple[int, ...] = ()
+
+    @property
+    def connections(self) -> tuple[int, ...]:
+        """All connections; `placement` has a row for each, and events name them by position."""
+        return self.modules + self.more_connections
+
+    def module_of(self, connection: int) -> int:
+        """Return the module whose pixels a connection delivers."""
+        return self.modules[self.connections.index(connection) % len(self.modules)]
+
+    def connections_of(self, image_id: int) -> tuple[int, ...]:
+        """Return the connections that deliver an image: all, or sets of them in turn."""
+        n_sets = len(self.connections) // len(self.modules)
+        first = image_id % n_sets * len(self.modules)
+        return self.connections[first : first + len(self.modules)]
+
+    def packet_sizes(self) -> np.ndarray:
+        """Return the bytes of each packet of a frame, (packets_per_frame,) int64."""
+        sizes = np.full(self.layout.packets_per_frame, self.layout.packet_bytes)
+        sizes[-1] = self.layout.header.itemsize + self.layout.last_payload_bytes
+        return sizes
 
     def frame_headers(self, events: np.ndarray) -> np.ndarray:
-        """Turn finished frames (`EVENT` records, sources in the order of `modules`) into headers.
+        """Turn finished frames (`EVENT` records, sources as in `connections`) into headers.
 
         Returns
         -------
@@ -133,7 +232,8 @@ class Detector:
         result = np.zeros(events.size, self.frame_header)
         for name in ("image_id", "n_missing_packets", "epoch"):
             result[name] = events[name]
-        result["module_id"] = np.array(self.modules, np.uint16)[events["source"].astype(np.intp)]
+        place = events["source"].astype(np.intp) % len(self.modules)
+        result["module_id"] = np.array(self.modules, np.uint16)[place]
         packets = np.ascontiguousarray(events["packet_header"][:, : self.layout.header.itemsize])
         self.fill_frame_headers(result, packets.view(self.layout.header)[:, 0])
         return result

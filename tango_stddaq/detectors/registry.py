@@ -3,12 +3,16 @@
 from typing import Final
 
 from tango_stddaq.config import DaqConfig
-from tango_stddaq.detectors import eiger
+from tango_stddaq.detectors import eiger, gigafrost, jungfrau
 from tango_stddaq.detectors.layout import Detector, DetectorFactory
 from tango_stddaq.errors import ConfigError
 
 DETECTORS: Final[dict[str, DetectorFactory]] = {
     "eiger": eiger.detector,
+    "gigafrost": gigafrost.detector,
+    "jungfrau": jungfrau.detector,
+    "jungfrau-converted": jungfrau.detector,
+    "jungfrau-raw": jungfrau.detector,
 }
 
 

@@ -22,6 +22,4 @@ HEADER: Final = np.dtype(
     ]
 )
 
-ID_WORD: Final = 0
-PACKET_WORD: Final = 3
 HEADER_VERSION: Final = 2

@@ -24,11 +24,23 @@ class StdDaqUdpReceiver(StageDevice):
         dtype=float, default_value=0.5, doc="Seconds without packets after which a frame is ended."
     )
 
+    GainsFile = device_property(
+        dtype=str, default_value="", doc="HDF5 file with the gain maps of a converted Jungfrau."
+    )
+    PedestalsFile = device_property(
+        dtype=str, default_value="", doc="HDF5 file with its pedestals, if not in GainsFile."
+    )
+
     locals().update(counter_attributes(UdpReceiver.counters_spec))
 
     def make_stage(self, config: DaqConfig) -> UdpReceiver:
         return UdpReceiver(
-            config, parse_modules(self.Modules), ReceiveMode(self.Mode), self.FrameTimeout
+            config,
+            parse_modules(self.Modules),
+            ReceiveMode(self.Mode),
+            self.FrameTimeout,
+            gains_file=self.GainsFile,
+            pedestals_file=self.PedestalsFile,
         )
 
     @attribute(

@@ -121,7 +121,7 @@ class PacketLoop:
 @njit(cache=True, nogil=True)
 def _receive(
     polls, timeout_ms, state, masks, first_headers, counters, offsets, rings, iov, messages,
-    headers, scratch, armed, events, n_events, geometry,
+    headers, scratch, armed, events, n_events, maps, geometry,
 ):  # fmt: skip
     """Poll, then take whole batches of every source that has some until nothing more is there.
 
@@ -149,7 +149,7 @@ def _receive(
                 return total
             arm(
                 source, batch, state, masks, first_headers, counters, offsets, rings, iov, messages,
-                headers, scratch, armed, events, n_events, geometry,
+                headers, scratch, armed, events, n_events, maps, geometry,
             )  # fmt: skip
             n = recvmmsg(
                 types.int32(polls[source, 0]), message_address, uint32(batch), types.int32(_DONTWAIT),
@@ -163,7 +163,7 @@ def _receive(
                 continue
             account(
                 source, n, state, masks, first_headers, counters, offsets, rings, iov, messages,
-                headers, scratch, armed, events, n_events, geometry,
+                headers, scratch, armed, events, n_events, maps, geometry,
             )  # fmt: skip
             total += n
             if n < batch:

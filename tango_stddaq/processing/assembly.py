@@ -15,8 +15,9 @@ from typing import Final
 import numpy as np
 from numba import njit, uint64, uintp
 
-from tango_stddaq.detectors.layout import EVENT, PacketLayout, Placement
-from tango_stddaq.processing.native import memcpy, memset
+from tango_stddaq.detectors.layout import EVENT, HeaderKind, PacketLayout, PixelFormat, Placement
+from tango_stddaq.processing.convert import apply_gain, unpack_12_to_16
+from tango_stddaq.processing.native import float_of_bits, memcpy, memset
 from tango_stddaq.processing.slots import (
     INDEX_ENTRY,
     INDEX_HEADER,
@@ -41,20 +42,32 @@ COUNTERS: Final = (
     "skipped_ids",
     "restarts",
     "unplaced_frames",
+    "invalid_pixels",
 )
 """Names of the columns of `Workspace.counters`, one row per source."""
 (
     _PACKETS, _BAD_SIZE, _BAD_HEADER, _DUPLICATE, _LATE, _MOVED, _FRAMES, _INCOMPLETE, _MISSING,
-    _SKIPPED, _RESTARTS, _UNPLACED,
+    _SKIPPED, _RESTARTS, _UNPLACED, _INVALID_PIXELS,
 ) = range(len(COUNTERS))  # fmt: skip
 
 # Columns of `Workspace.state`. A source has two frames under way: the current one (_ID, ...) and the
 # one before it if packets of it may still come (_OLD_ID, ...).
-_ID, _N, _OPEN, _PLACED, _OLD_ID, _OLD_N, _OLD_OPEN, _OLD_PLACED, _NEXT, _LATE_RUN, _EPOCH, IDLE = range(12)  # fmt: skip
-_N_STATE: Final = 12
+(
+    _ID, _N, _OPEN, _PLACED, _KEY, _OLD_ID, _OLD_N, _OLD_OPEN, _OLD_PLACED, _OLD_KEY, _NEXT,
+    _LATE_RUN, _EPOCH, _STEP, IDLE,
+) = range(15)  # fmt: skip
+_N_STATE: Final = 15
+_OLD: Final = 5
+"""From a column of the current frame to the same of the older one."""
 
 # Columns of `Workspace.rings`: where a source's ring and its index are mapped.
 _BASE, _SLOT_BYTES, _N_SLOTS, _INDEX = range(4)
+
+# Columns of `Workspace.geometry`.
+(
+    _HEADER_BYTES, _PAYLOAD, _LAST_PAYLOAD, _N_PACKETS, _N_PIECES, _LAST_PIECES, _PIECE, _LAST_PIECE,
+    _HEADER_KIND, _ROWS, _FORMAT, _FILL, _KERNEL_PLACES, _KEY_STEP,
+) = range(14)  # fmt: skip
 
 _NO_ID: Final = -1
 _FAR_BACK: Final = 16
@@ -80,6 +93,9 @@ class Workspace:
         packet, and the counts (columns as in `COUNTERS`).
     offsets
         (n_sources, packets_per_frame, n_pieces) byte offsets in a slot.
+    maps
+        (n_sources, 2, 3, pixels of a module) float32: pedestals and gains of the three stages, where
+        pixels are converted with them.
     rings
         Per source: address of the ring, slot bytes, number of slots, address of its index (0: none).
     iov, messages, headers, scratch, armed
@@ -87,7 +103,7 @@ class Workspace:
     events, n_events
         Frames that were finished (`EVENT`), and how many of them are new.
     geometry
-        header bytes, payload bytes, packets per frame, pieces, piece bytes, id word, packet word.
+        Sizes and kinds from the packet layout and the placement.
     """
 
     state: np.ndarray
@@ -103,11 +119,17 @@ class Workspace:
     armed: np.ndarray
     events: np.ndarray
     n_events: np.ndarray
+    maps: np.ndarray
     geometry: np.ndarray
 
     @classmethod
     def of(
-        cls, layout: PacketLayout, placement: Placement, batch: int = 64, max_events: int = 1024
+        cls,
+        layout: PacketLayout,
+        placement: Placement,
+        batch: int = 64,
+        max_events: int = 1024,
+        maps: np.ndarray | None = None,
     ) -> "Workspace":
         """Lay out the memory for the modules of `placement`; rings are set by `set_ring`."""
         n_sources, n_packets, n_pieces = placement.offsets.shape
@@ -117,14 +139,17 @@ class Workspace:
         if header_bytes > _HEADER_STRIDE:
             raise ValueError(f"a packet header of {header_bytes} bytes")
         headers = np.zeros((batch, _HEADER_STRIDE // 4), np.uint32)
-        scratch = np.zeros((batch, layout.payload_bytes), np.uint8)
-        iov = np.zeros((batch, 1 + n_pieces, 2), np.uint64)
+        # Conversions read a little beyond the last pixel: eight bytes at a time.
+        scratch = np.zeros((batch, layout.payload_bytes + 8), np.uint8)[:, : layout.payload_bytes]
+        kernel_places = placement.format is PixelFormat.COPY and layout.is_uniform
+        n_vectors = 1 + (n_pieces if kernel_places else 1)
+        iov = np.zeros((batch, n_vectors, 2), np.uint64)
         iov[:, 0, 0] = headers.ctypes.data + np.arange(batch) * _HEADER_STRIDE
         iov[:, 0, 1] = header_bytes
-        iov[:, 1:, 1] = placement.piece_bytes
+        iov[:, 1:, 1] = placement.piece_bytes if kernel_places else layout.payload_bytes
         messages = np.zeros((batch, MESSAGE_WORDS), np.uint64)
-        messages[:, 2] = iov.ctypes.data + np.arange(batch) * (1 + n_pieces) * 16
-        messages[:, 3] = 1 + n_pieces
+        messages[:, 2] = iov.ctypes.data + np.arange(batch) * n_vectors * 16
+        messages[:, 3] = n_vectors
         workspace = cls(
             state=np.zeros((n_sources, _N_STATE), np.int64),
             masks=np.zeros((n_sources, 2, -(-n_packets // 64)), np.uint64),
@@ -139,10 +164,13 @@ class Workspace:
             armed=np.zeros((batch, 2), np.int64),
             events=np.zeros(max_events, EVENT),
             n_events=np.zeros(1, np.int64),
+            maps=np.zeros((1, 2, 3, 1), np.float32) if maps is None else maps,
             geometry=np.array(
                 [
-                    header_bytes, layout.payload_bytes, n_packets, n_pieces, placement.piece_bytes,
-                    layout.id_word, layout.packet_word,
+                    header_bytes, layout.payload_bytes, layout.last_payload_bytes, n_packets, n_pieces,
+                    placement.last_pieces, placement.piece_bytes, placement.last_piece_bytes,
+                    layout.header_kind, layout.rows_per_packet, placement.format, placement.fill_byte,
+                    kernel_places, layout.key_step,
                 ],
                 np.int64,
             ),
@@ -157,7 +185,8 @@ class Workspace:
     def forget(self) -> None:
         """Expect any image id next from every source; frames under way are dropped."""
         self.state[:] = 0
-        self.state[:, (_ID, _OLD_ID)] = _NO_ID
+        self.state[:, (_ID, _OLD_ID, _KEY, _OLD_KEY)] = _NO_ID
+        self.state[:, _STEP] = 1
 
     def arm(self, source: int, n: int) -> None:
         """Point the next receive call of up to `n` packets at where they belong."""
@@ -194,11 +223,15 @@ class Workspace:
         return (
             self.state, self.masks, self.first_headers, self.counters, self.offsets, self.rings,
             self.iov, self.messages, self.headers, self.scratch, self.armed,
-            self.events.view(np.uint8).reshape(-1, EVENT.itemsize), self.n_events, self.geometry,
+            self.events.view(np.uint8).reshape(-1, EVENT.itemsize), self.n_events, self.maps,
+            self.geometry,
         )  # fmt: skip
 
 
 _ENTRY_BYTES = INDEX_ENTRY.itemsize
+_SLS, _GIGAFROST = int(HeaderKind.SLS), int(HeaderKind.GIGAFROST)
+_COPY, _PACKED_12 = int(PixelFormat.COPY), int(PixelFormat.PACKED_12)
+_GIGAFROST_PROTOCOL: Final = 0xCB
 _INDEX_HEADER_BYTES = INDEX_HEADER.itemsize
 
 
@@ -234,7 +267,7 @@ def _is_placed(rings, state, source, which):
     It loses it when the ring's owner publishes the image without it, or when another receiver is a
     whole ring ahead.
     """
-    column = 4 * which
+    column = _OLD * which
     if state[source, _PLACED + column] and rings[source, _INDEX] != 0:
         image_id = state[source, _ID + column]
         if not holds_slot(_entry(rings, source, image_id), image_id, state[source, _EPOCH]):
@@ -247,29 +280,90 @@ def _received(masks, source, which, packet):
     return (masks[source, which, packet >> 6] >> uint64(packet & 63)) & uint64(1)
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _has_good_size(messages, i, payload, geometry):
+    """Return whether a datagram is whole: header and `payload` bytes, or any payload if -1."""
+    length = np.int64(messages[i, 7] & uint64(0xFFFFFFFF))
+    if messages[i, 6] & uint64(_TRUNCATED) or length < geometry[_HEADER_BYTES]:
+        return False
+    return payload < 0 or length == geometry[_HEADER_BYTES] + payload
+
+
+@njit(cache=True, nogil=True)
+def _parse(headers, i, geometry):
+    """Return what tells frames apart, the image id, and the packet number; -1 if malformed."""
+    kind = geometry[_HEADER_KIND]
+    if kind == _GIGAFROST:
+        first_row = np.int64(headers[i, 3] >> np.uint32(16))
+        number = np.int64(headers[i, 2])
+        if headers[i, 0] & np.uint32(0xFF) != np.uint32(_GIGAFROST_PROTOCOL) or (
+            first_row % geometry[_ROWS] != 0
+        ):
+            return np.int64(_NO_ID), number, np.int64(0)
+        return number, number, first_row // geometry[_ROWS]
+    number = np.int64(headers[i, 0]) | (np.int64(headers[i, 1]) << 32)
+    packet = np.int64(headers[i, 3])
+    if kind == _SLS:
+        return number, number, packet
+    bunch = float_of_bits(uint64(headers[i, 4]) | (uint64(headers[i, 5]) << uint64(32)))
+    if not (bunch >= 0.0 and bunch <= np.float64(MAX_IMAGE_ID)):  # also of no number
+        return number, np.int64(_NO_ID), packet
+    return number, np.int64(bunch), packet
+
+
+@njit(cache=True, nogil=True)
+def _place(payload, slot, source, packet, offsets, maps, geometry):
+    """Bring a payload to its image, converting its pixels; returns how many of them are invalid."""
+    last = packet == geometry[_N_PACKETS] - 1
+    n_pieces = geometry[_LAST_PIECES] if last else geometry[_N_PIECES]
+    piece = geometry[_LAST_PIECE] if last else geometry[_PIECE]
+    pixel_format = geometry[_FORMAT]
+    invalid = np.int64(0)
+    for k in range(n_pieces):
+        target = slot + offsets[source, packet, k]
+        if pixel_format == _COPY:
+            memcpy(uintp(target), uintp(payload + k * piece), uintp(piece))
+        elif pixel_format == _PACKED_12:
+            n_pixels = piece // 2
+            unpack_12_to_16(payload + k * (n_pixels * 3 // 2), target, n_pixels)
+        else:
+            n_pixels = piece // 4
+            first = (packet * geometry[_N_PIECES] + k) * n_pixels
+            invalid += apply_gain(
+                payload + k * n_pixels * 2, target, n_pixels, maps[source, 1], maps[source, 0], first
+            )
+    return invalid
+
+
 @njit(cache=True, nogil=True)
 def arm(
     source, n, state, masks, first_headers, counters, offsets, rings, iov, messages, headers,
-    scratch, armed, events, n_events, geometry,
+    scratch, armed, events, n_events, maps, geometry,
 ):  # fmt: skip
     """Predict the next `n` packets of a source: skip those that came, go on into later frames."""
-    n_packets, n_pieces, piece = geometry[2], geometry[3], geometry[4]
-    image_id = state[source, _ID]
+    n_packets, n_pieces, piece = geometry[_N_PACKETS], geometry[_N_PIECES], geometry[_PIECE]
+    scratch_base, stride = np.int64(scratch.ctypes.data), scratch.strides[0]
+    if not geometry[_KERNEL_PLACES]:
+        for i in range(n):
+            messages[i, 6] = uint64(0)
+            armed[i, 0] = _NO_ID
+            iov[i, 1, 0] = uint64(scratch_base + i * stride)
+        return
+    image_id, step = state[source, _ID], state[source, _STEP]
     packet = state[source, _NEXT]
-    scratch_base = np.int64(scratch.ctypes.data)
     placed = False
     if image_id >= 0:
         if state[source, _OPEN]:
             placed = _is_placed(rings, state, source, 0)
         else:
-            image_id += 1
+            image_id += step
             packet = 0
             placed = _claim_ahead(rings, state, source, image_id)
     slot = _slot(rings, source, image_id) if placed else np.int64(0)
     for i in range(n):
         while image_id >= 0:
             if packet >= n_packets:
-                image_id += 1
+                image_id += step
                 packet = 0
                 placed = _claim_ahead(rings, state, source, image_id)
                 slot = _slot(rings, source, image_id) if placed else np.int64(0)
@@ -281,7 +375,7 @@ def arm(
         if image_id < 0 or not placed:
             armed[i, 0] = _NO_ID
             for k in range(n_pieces):
-                iov[i, 1 + k, 0] = uint64(scratch_base + i * geometry[1] + k * piece)
+                iov[i, 1 + k, 0] = uint64(scratch_base + i * stride + k * piece)
         else:
             armed[i, 0] = image_id
             for k in range(n_pieces):
@@ -295,9 +389,9 @@ def _finish(
     source, which, state, masks, first_headers, counters, offsets, rings, events, n_events,
     geometry,
 ):  # fmt: skip
-    """End a frame: fill what is missing with zeros and append the event. `which`: 0 current, 1 old."""
-    n_packets, n_pieces, piece = geometry[2], geometry[3], geometry[4]
-    column = 4 * which
+    """End a frame: fill what is missing and append the event. `which`: 0 current, 1 old."""
+    n_packets = geometry[_N_PACKETS]
+    column = _OLD * which
     image_id = state[source, _ID + column]
     missing = n_packets - state[source, _N + column]
     state[source, _OPEN + column] = 0
@@ -308,8 +402,12 @@ def _finish(
         slot = _slot(rings, source, image_id)
         for packet in range(n_packets):
             if not _received(masks, source, which, packet):
+                last = packet == n_packets - 1
+                n_pieces = geometry[_LAST_PIECES] if last else geometry[_N_PIECES]
+                piece = geometry[_LAST_PIECE] if last else geometry[_PIECE]
                 for k in range(n_pieces):
-                    memset(uintp(slot + offsets[source, packet, k]), np.int32(0), uintp(piece))
+                    place = uintp(slot + offsets[source, packet, k])
+                    memset(place, np.int32(geometry[_FILL]), uintp(piece))
         counters[source, _INCOMPLETE] += 1
         counters[source, _MISSING] += missing
     counters[source, _FRAMES] += 1
@@ -327,11 +425,11 @@ def _finish(
 @njit(cache=True, nogil=True)
 def flush(
     source, state, masks, first_headers, counters, offsets, rings, iov, messages, headers, scratch,
-    armed, events, n_events, geometry,
+    armed, events, n_events, maps, geometry,
 ):  # fmt: skip
     """Finish the frames of a source that are under way, the older one first."""
     for which in (1, 0):
-        if state[source, _OPEN + 4 * which]:
+        if state[source, _OPEN + _OLD * which]:
             _finish(
                 source, which, state, masks, first_headers, counters, offsets, rings, events,
                 n_events, geometry,
@@ -340,7 +438,7 @@ def flush(
 
 @njit(cache=True, nogil=True)
 def _begin(
-    source, image_id, restart, state, masks, first_headers, counters, offsets, rings, header,
+    source, key, image_id, restart, state, masks, first_headers, counters, offsets, rings, header,
     events, n_events, geometry,
 ):  # fmt: skip
     """Make `image_id` the current frame; the one before may still get its stragglers."""
@@ -354,23 +452,29 @@ def _begin(
         if index != 0:
             epoch = next_epoch(index, epoch)
     else:
-        counters[source, _SKIPPED] += image_id - state[source, _ID] - 1
-        if index != 0:
-            epoch = joined_epoch(index, epoch, image_id, n_slots)
+        counters[source, _SKIPPED] += (key - state[source, _KEY] - 1) // geometry[_KEY_STEP]
+        if image_id > state[source, _ID]:
+            state[source, _STEP] = (image_id - state[source, _ID]) // (key - state[source, _KEY])
+            if index != 0:
+                epoch = joined_epoch(index, epoch, image_id, n_slots)
+        elif index != 0:  # bunch ids may go back while frame numbers go on
+            epoch = next_epoch(index, epoch)
     # A frame of another epoch, or one whose slot the new frame takes, gets no stragglers any more.
     ends = restart or epoch != state[source, _EPOCH] or (image_id - state[source, _ID]) % n_slots == 0
     for which in (1, 0):
-        if state[source, _OPEN + 4 * which] and (ends or which == 1):
+        if state[source, _OPEN + _OLD * which] and (ends or which == 1):
             _finish(
                 source, which, state, masks, first_headers, counters, offsets, rings, events,
                 n_events, geometry,
             )  # fmt: skip
     if state[source, _OPEN]:
-        for column in (_ID, _N, _OPEN, _PLACED):
-            state[source, column + 4] = state[source, column]
+        for column in (_ID, _N, _OPEN, _PLACED, _KEY):
+            state[source, column + _OLD] = state[source, column]
         masks[source, 1] = masks[source, 0]
         first_headers[source, 1] = first_headers[source, 0]
     state[source, _EPOCH] = epoch
+    state[source, _STEP] = max(1, state[source, _STEP])
+    state[source, _KEY] = key
     state[source, _ID] = image_id
     state[source, _N] = 0
     state[source, _OPEN] = 1
@@ -384,58 +488,61 @@ def _begin(
 @njit(cache=True, nogil=True)
 def account(
     source, n, state, masks, first_headers, counters, offsets, rings, iov, messages, headers,
-    scratch, armed, events, n_events, geometry,
+    scratch, armed, events, n_events, maps, geometry,
 ):  # fmt: skip
     """Compare what came with what was expected and put right what differs."""
-    packet_bytes = geometry[0] + geometry[1]
-    n_packets, n_pieces, piece = geometry[2], geometry[3], geometry[4]
-    id_word, packet_word = geometry[5], geometry[6]
-    scratch_base = np.int64(scratch.ctypes.data)
+    n_packets, n_pieces, piece = geometry[_N_PACKETS], geometry[_N_PIECES], geometry[_PIECE]
+    scratch_base, stride = np.int64(scratch.ctypes.data), scratch.strides[0]
 
     # First save every payload that landed in a wrong place: a later step may write there.
-    for i in range(n):
-        length = np.int64(messages[i, 7] & uint64(0xFFFFFFFF))
-        if length != packet_bytes or messages[i, 6] & uint64(_TRUNCATED):
-            continue
-        image_id = np.int64(headers[i, id_word]) | (np.int64(headers[i, id_word + 1]) << 32)
-        packet = np.int64(headers[i, packet_word])
-        if armed[i, 0] != _NO_ID and (armed[i, 0] != image_id or armed[i, 1] != packet):
-            for k in range(n_pieces):
-                memcpy(
-                    uintp(scratch_base + i * geometry[1] + k * piece),
-                    uintp(iov[i, 1 + k, 0]),
-                    uintp(piece),
-                )
+    if geometry[_KERNEL_PLACES]:
+        for i in range(n):
+            if armed[i, 0] == _NO_ID or not _has_good_size(messages, i, geometry[_PAYLOAD], geometry):
+                continue
+            _, image_id, packet = _parse(headers, i, geometry)
+            if armed[i, 0] != image_id or armed[i, 1] != packet:
+                for k in range(n_pieces):
+                    memcpy(
+                        uintp(scratch_base + i * stride + k * piece),
+                        uintp(iov[i, 1 + k, 0]),
+                        uintp(piece),
+                    )
 
     for i in range(n):
         counters[source, _PACKETS] += 1
-        length = np.int64(messages[i, 7] & uint64(0xFFFFFFFF))
-        if length != packet_bytes or messages[i, 6] & uint64(_TRUNCATED):
+        key, image_id, packet = _NO_ID, _NO_ID, n_packets
+        if _has_good_size(messages, i, np.int64(-1), geometry):
+            key, image_id, packet = _parse(headers, i, geometry)
+        else:
             counters[source, _BAD_SIZE] += 1
             continue
-        image_id = np.int64(headers[i, id_word]) | (np.int64(headers[i, id_word + 1]) << 32)
-        packet = np.int64(headers[i, packet_word])
-        if packet >= n_packets or image_id < 0 or image_id > MAX_IMAGE_ID:
+        if packet >= n_packets or key < 0 or image_id < 0 or image_id > MAX_IMAGE_ID:
             counters[source, _BAD_HEADER] += 1
+            continue
+        last = packet == n_packets - 1
+        if not _has_good_size(
+            messages, i, geometry[_LAST_PAYLOAD] if last else geometry[_PAYLOAD], geometry
+        ):
+            counters[source, _BAD_SIZE] += 1
             continue
         idle = state[source, IDLE] >= _IDLE_POLLS
         state[source, IDLE] = 0
         which = 0
-        current = state[source, _ID]
-        if image_id > current:
+        current = state[source, _KEY]
+        if key > current:
             _begin(
-                source, image_id, False, state, masks, first_headers, counters, offsets, rings,
+                source, key, image_id, False, state, masks, first_headers, counters, offsets, rings,
                 headers[i], events, n_events, geometry,
             )  # fmt: skip
-        elif image_id < current:
-            if state[source, _OLD_OPEN] and image_id == state[source, _OLD_ID]:
+        elif key < current:
+            if state[source, _OLD_OPEN] and key == state[source, _OLD_KEY]:
                 which = 1
             else:
                 state[source, _LATE_RUN] += 1
-                far_back = current - image_id > _FAR_BACK
+                far_back = current - key > _FAR_BACK
                 if idle or far_back or state[source, _LATE_RUN] >= max(n_packets, _FAR_BACK):
                     _begin(
-                        source, image_id, True, state, masks, first_headers, counters, offsets,
+                        source, key, image_id, True, state, masks, first_headers, counters, offsets,
                         rings, headers[i], events, n_events, geometry,
                     )  # fmt: skip
                 else:
@@ -444,7 +551,7 @@ def account(
         elif not state[source, _OPEN]:
             if idle:  # one and the same id again: a straggler does not come so late
                 _begin(
-                    source, image_id, True, state, masks, first_headers, counters, offsets, rings,
+                    source, key, image_id, True, state, masks, first_headers, counters, offsets, rings,
                     headers[i], events, n_events, geometry,
                 )  # fmt: skip
             else:
@@ -453,23 +560,24 @@ def account(
                 else:
                     counters[source, _LATE] += 1
                 continue
+        if image_id != state[source, _ID + _OLD * which]:
+            counters[source, _BAD_HEADER] += 1  # one frame number, two image ids
+            continue
         if _received(masks, source, which, packet):
             counters[source, _DUPLICATE] += 1
             continue
         if which == 0:
             state[source, _LATE_RUN] = 0
             state[source, _NEXT] = packet + 1
-        column = 4 * which
+        column = _OLD * which
         misplaced = armed[i, 0] != image_id or armed[i, 1] != packet
         if misplaced and _is_placed(rings, state, source, which):
             slot = _slot(rings, source, image_id)
-            for k in range(n_pieces):
-                memcpy(
-                    uintp(slot + offsets[source, packet, k]),
-                    uintp(scratch_base + i * geometry[1] + k * piece),
-                    uintp(piece),
-                )
-            counters[source, _MOVED] += 1
+            payload = scratch_base + i * stride
+            counters[source, _INVALID_PIXELS] += _place(
+                payload, slot, source, packet, offsets, maps, geometry
+            )
+            counters[source, _MOVED] += geometry[_KERNEL_PLACES]
         masks[source, which, packet >> 6] |= uint64(1) << uint64(packet & 63)
         state[source, _N + column] += 1
         if state[source, _N + column] == n_packets:

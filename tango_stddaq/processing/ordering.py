@@ -23,9 +23,10 @@ class Reorderer(Generic[T]):
     n_connections
         Parallel connections, numbered from 0.
     window
-        Images held at most.
+        Images held, if connections are read only while `wants` says so; at most one more of each.
     timeout_s
-        An image is held so long at most: what comes later with a lower id is dropped.
+        An image is held so long, and while connections that are behind it still deliver; what comes
+        later with a lower id is dropped.
     idle_s
         A connection that was silent for so long is not waited for, and a lower id after a silence of
         all of them is that of a restarted source.
@@ -39,7 +40,7 @@ class Reorderer(Generic[T]):
     """
 
     def __init__(
-        self, n_connections: int, window: int, timeout_s: float = 0.2, idle_s: float = 1.0
+        self, n_connections: int, window: int, timeout_s: float = 0.5, idle_s: float = 1.0
     ) -> None:
         self._n_connections = n_connections
         self._window = window
@@ -62,6 +63,10 @@ class Reorderer(Generic[T]):
     def n_waiting(self) -> int:
         """Images held back."""
         return len(self._waiting) + len(self._doubts)
+
+    def wants(self, connection: int) -> bool:
+        """Return whether to read this connection now: if the window is full, only those behind are."""
+        return len(self._ids) < self._window or self._newest.get(connection, -1) < self._ids[0]
 
     def add(self, connection: int, image_id: int, item: T, now_s: float) -> list[tuple[int, T]]:
         """Take an image; returns those that may go on now, in order of their ids."""
@@ -93,10 +98,22 @@ class Reorderer(Generic[T]):
             if len(ids) >= _MIN_DOUBTS and ids == sorted(set(ids)):
                 return self._restart(now_s) + self.flush()
             self._drop_doubts(None)
-        overdue = [i for i, (since, _) in self._waiting.items() if now_s - since >= self._timeout_s]
+        overdue = [
+            image_id
+            for image_id, (since_s, _) in self._waiting.items()
+            if now_s - since_s >= self._timeout_s and self._nobody_catches_up(image_id, now_s)
+        ]
         if overdue:
             released = self._release(max(overdue))
         return released
+
+    def _nobody_catches_up(self, image_id: int, now_s: float) -> bool:
+        """Return whether the connections that are behind this image deliver nothing any more."""
+        return all(
+            now_s - heard_s >= self._timeout_s
+            for connection, heard_s in self._heard_s.items()
+            if self._newest.get(connection, -1) < image_id
+        )
 
     def flush(self) -> list[tuple[int, T]]:
         """Release everything that is held."""
@@ -126,7 +143,8 @@ class Reorderer(Generic[T]):
         released = self._release(self._low_water(now_s))
         while self._ids and self._ids[0] == self._last + 1:
             released += self._release(self._ids[0])
-        while len(self._ids) > self._window:
+        # Each connection that is behind may still add one when the window is full, see `wants`.
+        while len(self._ids) > self._window + self._n_connections:
             released += self._release(self._ids[0])
         return released
 

@@ -45,18 +45,19 @@ class SimulatedDetector:
         """Send images; returns the faults with what was really left out."""
         faults = faults if faults is not None else Faults()
         pace = Pace(rate_hz)
+        sizes = self.detector.packet_sizes()
         with PacketSender(self._host) as sender:
             for image_id in range(first_id, first_id + n_images):
                 image = self._picture.image(image_id)
-                frames = [self.detector.packets(image, image_id, m) for m in self.detector.modules]
+                connections = self.detector.connections_of(image_id)
+                frames = [self.detector.packets(image, image_id, one) for one in connections]
                 pace.wait()
-                for part, (module, packets) in enumerate(
-                    zip(self.detector.modules, frames, strict=True)
-                ):
+                for part, (connection, packets) in enumerate(zip(connections, frames, strict=True)):
                     pace.fraction(part, len(frames))
-                    keep = faults.kept(image_id, module, len(packets))
+                    keep = faults.kept(image_id, connection, len(packets))
                     with clean_errors():
-                        sender.send(self.config.start_udp_port + module, packets[keep])
+                        port = self.config.start_udp_port + connection
+                        sender.send(port, packets[keep], sizes[keep])
                 if on_image is not None:
                     on_image(image_id)
         return faults

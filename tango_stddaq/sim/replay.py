@@ -49,10 +49,8 @@ def load(directory: Path, config: DaqConfig) -> Recording:
             for packet in dump.decode(data):
                 if len(packet) < detector.layout.header.itemsize:
                     raise ValueError(f"a packet of {len(packet)} bytes")
-                words = np.frombuffer(packet, "<u4", detector.layout.header.itemsize // 4)
-                image_id = (
-                    int(words[detector.layout.id_word]) | int(words[detector.layout.id_word + 1]) << 32
-                )
+                header = np.frombuffer(packet, detector.layout.header, 1)
+                image_id = int(header[detector.layout.number_field][0])
                 frames.setdefault(image_id, {}).setdefault(module, []).append(packet)
         except (OSError, ValueError, lzma.LZMAError) as error:
             raise FileError(f"{path}: cannot be replayed: {error}") from error

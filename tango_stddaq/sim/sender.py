@@ -65,8 +65,8 @@ class PacketSender:
         self._messages[:, 3] = 1
         self.n_sent = 0
 
-    def send(self, port: int, packets: np.ndarray) -> None:
-        """Send packets of the same size, (n, packet_bytes) uint8.
+    def send(self, port: int, packets: np.ndarray, sizes: np.ndarray | None = None) -> None:
+        """Send packets, (n, packet_bytes) uint8; only the first `sizes[i]` bytes of packet i if given.
 
         Raises
         ------
@@ -80,7 +80,9 @@ class PacketSender:
         for first in range(0, len(packets), _BATCH):
             batch = packets[first : first + _BATCH]
             self._iov[: len(batch), 0] = batch.ctypes.data + np.arange(len(batch)) * batch.shape[1]
-            self._iov[: len(batch), 1] = batch.shape[1]
+            self._iov[: len(batch), 1] = (
+                batch.shape[1] if sizes is None else sizes[first : first + len(batch)]
+            )
             done = 0
             while done < len(batch):
                 n = _LIBC.sendmmsg(

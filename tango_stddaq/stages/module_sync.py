@@ -145,7 +145,7 @@ class ModuleSync(Stage):
         placement = self.detector.placement
         slot = ring.slot(image_id)
         starts = placement.offsets[module_index].reshape(-1, 1)
-        slot[starts + np.arange(placement.piece_bytes)] = 0
+        slot[starts + np.arange(placement.piece_bytes)] = placement.fill_byte
 
     def _tick(self) -> None:
         synchronizer = self._synchronizer

@@ -15,10 +15,10 @@ import numpy as np
 import zmq
 
 from tango_stddaq.config import MIN_SLOTS, DaqConfig
-from tango_stddaq.detectors.layout import Placement
+from tango_stddaq.detectors.layout import PixelFormat, Placement
 from tango_stddaq.detectors.registry import detector_of
 from tango_stddaq.errors import ConfigError
-from tango_stddaq.io import channels
+from tango_stddaq.io import channels, gain_maps
 from tango_stddaq.io.ring import RingOwner, RingWriter
 from tango_stddaq.io.udp import WANTED_BUFFER_BYTES, PacketLoop, UdpSocket
 from tango_stddaq.processing.assembly import Workspace
@@ -42,6 +42,8 @@ class UdpReceiver(Stage):
         Their numbers; None for all that make up an image.
     mode
         See the module's description.
+    gains_file, pedestals_file
+        HDF5 files with the maps of a Jungfrau whose pixels are converted; see `io/gain_maps.py`.
     frame_timeout_s
         After so long without a packet a frame under way is finished as incomplete.
 
@@ -68,6 +70,7 @@ class UdpReceiver(Stage):
         Counter("moved", "packets", "Packets that came out of order and were moved."),
         Counter("unplaced_frames", "frames", "Frames dropped: too late for the ring.", loss=True),
         Counter("unannounced_frames", "frames", "Frames lost: no synchronizer took them.", loss=True),
+        Counter("invalid_pixels", "pixels", "Pixels of an invalid gain stage: now NaN."),
         Counter("restarts", "restarts", "Times that a module's frame numbers started again."),
         Counter("ring_waits", "times", "Times that the image ring was gone or not there yet."),
     )
@@ -79,20 +82,23 @@ class UdpReceiver(Stage):
         mode: ReceiveMode = ReceiveMode.DIRECT,
         frame_timeout_s: float = 0.5,
         label: str | None = None,
+        gains_file: str = "",
+        pedestals_file: str = "",
     ) -> None:
         self.detector = detector_of(config)
-        self.modules = tuple(modules) if modules is not None else self.detector.modules
-        unknown = sorted(set(self.modules) - set(self.detector.modules))
+        self.modules = tuple(modules) if modules is not None else self.detector.connections
+        unknown = sorted(set(self.modules) - set(self.detector.connections))
         if unknown:
             raise ConfigError(
-                f"modules {unknown}: are not in module_positions; allowed are "
-                f"{list(self.detector.modules)}"
+                f"modules {unknown}: are not of this detector; allowed are "
+                f"{list(self.detector.connections)}"
             )
         super().__init__(config, label if label is not None else module_label(self.modules))
         self.mode = mode
         self.frame_timeout_s = frame_timeout_s
         self.buffer_bytes = 0
-        self._rows = [self.detector.modules.index(module) for module in self.modules]
+        self._gains_file, self._pedestals_file = gains_file, pedestals_file
+        self._rows = [self.detector.connections.index(module) for module in self.modules]
         self.missing_per_module = np.zeros(len(self.modules), np.int64)
         self._sockets: list[UdpSocket] = []
         self._owned: list[RingOwner] = []
@@ -105,14 +111,14 @@ class UdpReceiver(Stage):
 
     def _open(self) -> None:
         layout, sizes = self.detector.layout, self.config.sizes
+        maps = None
         if self.mode is ReceiveMode.DIRECT:
-            placement = Placement(
-                np.ascontiguousarray(self.detector.placement.offsets[self._rows]),
-                self.detector.placement.piece_bytes,
-            )
+            placement = self.detector.placement.take(self._rows)
+            if placement.format is PixelFormat.GAIN:
+                maps = gain_maps.load(self._gains_file, self._pedestals_file, self.modules)
         else:
             placement = Placement.contiguous(len(self.modules), layout)
-        workspace = self._workspace = Workspace.of(layout, placement)
+        workspace = self._workspace = Workspace.of(layout, placement, maps=maps)
         for module in self.modules:
             self._sockets.append(UdpSocket.bind(self.config.start_udp_port + module))
         name = self.config.detector_name

@@ -8,8 +8,6 @@ LAYOUT = PacketLayout(
     header=np.dtype([("frame", "<u8"), ("packet", "<u4"), ("gain", "<u2")]),
     payload_bytes=100,
     packets_per_frame=4,
-    id_word=0,
-    packet_word=2,
 )
 
 

@@ -73,13 +73,15 @@ def test_actions_arrive_in_order_whoever_starts_first(link: WriterLink, detector
     actions += [ConfirmLastImage(), CloseFile()]
     for action in actions:
         link.send(action)
+    replies = channels.bind(zmq.PUSH, channels.ipc_address(detector_name, "writer-0"))
     into = channels.connect(zmq.PULL, channels.ipc_address(detector_name, "driver-0"))
-    found = []
+    found: list[Action] = []
     while len(found) < len(actions):
         link.pump()
         if into.poll(100):
             found.append(writer_action.decode(into.recv()))
     channels.close(into)
+    channels.close(replies)
     assert found == actions
 
 

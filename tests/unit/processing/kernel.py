@@ -147,7 +147,7 @@ class Expected:
 
 
 def small_layout(n_packets: int, payload_bytes: int = 24) -> PacketLayout:
-    return PacketLayout(sls.HEADER, payload_bytes, n_packets, sls.ID_WORD, sls.PACKET_WORD)
+    return PacketLayout(sls.HEADER, payload_bytes, n_packets)
 
 
 def scattered_placement(n_sources: int, n_packets: int, n_pieces: int, piece: int) -> Placement:
