@@ -68,7 +68,8 @@ class StdDaq(AcquisitionFace):
         self._pushed: dict[str, object] = {}
         self._driver_values = _NOTHING
         self._stage_states: dict[str, DevState | None] = {}
-        self._n_commands = 0
+        # Goes on from before an Init: what a monitor that is still about to end finds is not kept.
+        self._n_commands = getattr(self, "_n_commands", 0) + 1
         self._preview = np.zeros((1, 1), np.float32)
         self._preview_id = -1
         self._init_error = ""

@@ -210,6 +210,7 @@ class System:
             log.close()
         self._logs.clear()
         ring.remove_abandoned(self.config.detector_name)
+        _remove_abandoned_channels(self.config.detector_name)
 
     def __enter__(self) -> Self:
         try:
@@ -237,6 +238,14 @@ class System:
             self.stop()
         finally:
             signal.signal(signal.SIGINT, old)
+
+
+def _remove_abandoned_channels(detector_name: str) -> None:
+    """Remove the names of ZeroMQ channels that killed servers left: those no process holds."""
+    held = {line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines()}
+    for path in Path("/tmp").glob(f"{detector_name}-*"):
+        if path.is_socket() and str(path) not in held:
+            path.unlink(missing_ok=True)
 
 
 def _end(children: list[subprocess.Popen[bytes]]) -> None:

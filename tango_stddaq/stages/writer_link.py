@@ -4,6 +4,7 @@ import time
 from collections import deque
 
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from tango_stddaq.codecs import writer_action
 from tango_stddaq.codecs.writer_action import Action, RecordImage, Response
@@ -32,6 +33,10 @@ class WriterLink:
         self._replies = channels.connect(
             zmq.PULL, channels.ipc_address(name, f"writer-{writer_id}"), channels.DRIVER_HWM
         )
+        self._events = self._replies.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
+        self._is_connected = False
         self._waiting: deque[tuple[bytes, bool]] = deque()
         self._n_unanswered = 0
         self._last_writable_s = time.monotonic()
@@ -44,8 +49,15 @@ class WriterLink:
         self.pump()
 
     def pump(self) -> None:
-        """Send what the writer takes now."""
-        while self._waiting:
+        """Send what the writer takes now.
+
+        Nothing goes out before replies can come in: a writer that was just started takes an action
+        before this side has found its reply channel again, and its answer would be lost.
+        """
+        while self._events.poll(0):
+            event = recv_monitor_message(self._events)["event"]
+            self._is_connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+        while self._waiting and self._is_connected:
             try:
                 self._out.send(self._waiting[0][0], zmq.DONTWAIT)
             except zmq.Again:
@@ -94,5 +106,7 @@ class WriterLink:
 
     def close(self) -> None:
         """Close both channels."""
+        self._replies.disable_monitor()
+        self._events.close(0)
         channels.close(self._out)
         channels.close(self._replies)
