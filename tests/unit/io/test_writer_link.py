@@ -54,7 +54,9 @@ def link(detector_name: str) -> Iterator[WriterLink]:
 def writer(detector_name: str, link: WriterLink) -> Iterator[Writer]:
     replies = channels.bind(zmq.PUSH, channels.ipc_address(detector_name, "writer-0"))
     actions = channels.connect(zmq.PULL, channels.ipc_address(detector_name, "driver-0"))
-    assert link._out.poll(WAIT_MS, zmq.POLLOUT)  # they have found each other
+    assert link._out.poll(WAIT_MS, zmq.POLLOUT)  # they have found each other, in both directions
+    while not link._is_connected:
+        link.pump()
     yield Writer(actions, replies)
     channels.close(actions)
     channels.close(replies)
@@ -118,11 +120,13 @@ def test_actions_dropped_do_not_arrive(link: WriterLink, detector_name: str) -> 
     link.send(CreateFile("/data/old.h5"))
     link.drop_stale()
     link.send(CreateFile("/data/new.h5"))
+    replies = channels.bind(zmq.PUSH, channels.ipc_address(detector_name, "writer-0"))
     into = channels.connect(zmq.PULL, channels.ipc_address(detector_name, "driver-0"))
     while not into.poll(50):
         link.pump()
     assert writer_action.decode(into.recv()) == CreateFile("/data/new.h5")
     channels.close(into)
+    channels.close(replies)
 
 
 def test_file_name_too_long_for_a_message_is_an_error_and_nothing_waits(
