@@ -20,6 +20,8 @@ MIN_SLOTS: Final = 1000
 """An existing program always assumes at least this many slots in a ring."""
 SEGMENT_ALIGN_BYTES: Final = 2 * 2**20
 MAX_CONFIG_BYTES: Final = 4 * 2**20
+CAMERAS: Final = ("pco", "bsread")
+"""Detector types whose images come whole, over ZeroMQ, not as UDP packets of modules."""
 MAX_PIXELS_PER_SIDE: Final = 65536
 MAX_USER_ID: Final = 2**31 - 1
 
@@ -125,6 +127,14 @@ class DaqConfig(BaseModel):
     )
     live_stream_configs: dict[str, LiveStreamConfig] = Field(
         default_factory=dict, description="ZeroMQ TCP address to stream settings."
+    )
+    camera_address: str | None = Field(
+        default=None,
+        pattern=r"^tcp://[A-Za-z0-9.:\[\]_-]+:\d{1,5}$",
+        description="Addition of tango_stddaq: where a camera (pco, bsread) sends from, tcp://HOST:PORT.",
+    )
+    camera_protocol: Literal["bsread", "array-1.0"] = Field(
+        default="bsread", description="Addition of tango_stddaq: what the camera speaks."
     )
     ring_slots: int | None = Field(
         default=None,
@@ -272,13 +282,16 @@ def parse(text: str | bytes, source: str = "configuration") -> DaqConfig:
 
 def from_dict(data: dict[str, Any], source: str = "configuration") -> DaqConfig:
     """Check a configuration that is a dictionary already; errors as in `parse`."""
+    for key, value in data.items():
+        try:
+            json.dumps({key: value}, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"{source}: {key!a}: value {value!a} is not allowed: half a surrogate pair is no text"
+            ) from None
     try:
-        text = json.dumps(data).encode()
-        # Text with half a surrogate pair is no JSON; checked as Python values its key is named.
-        if "\\ud" in text.decode():
-            DaqConfig.model_validate(data)
         # Strict, as JSON: a number in quotes, or true for 1, is a mistake and not a number.
-        return DaqConfig.model_validate_json(text, strict=True)
+        return DaqConfig.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         raise ConfigError(f"{source}:\n{_explain(error)}") from None
 

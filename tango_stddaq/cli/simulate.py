@@ -1,14 +1,20 @@
 """`stddaq simulate` and `stddaq replay`: send packets as a detector does."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from tango_stddaq import config as config_module
+from tango_stddaq.config import CAMERAS, DaqConfig
+from tango_stddaq.errors import ConfigError
 from tango_stddaq.sim import replay as replay_module
+from tango_stddaq.sim.camera import CameraFormat, SimulatedCamera
 from tango_stddaq.sim.detector import SimulatedDetector, report
 from tango_stddaq.sim.sender import Faults
+
+N_CONNECTIONS: Final = 4
+"""A camera receiver opens so many, if not told otherwise."""
 
 Rate = Annotated[float, typer.Option(min=0, help="Images per second; 0 for as fast as possible.")]
 Host = Annotated[str, typer.Option(help="Where the receivers run.")]
@@ -24,9 +30,24 @@ def simulate(
     drop_every: DropEvery = 0,
 ) -> None:
     """Send the packets of a picture that a person recognises; print what was sent as JSON."""
-    detector = SimulatedDetector(config_module.load(config), host)
-    faults = detector.run(images, rate, first_id, Faults(drop_every))
+    loaded = config_module.load(config)
+    if loaded.detector_type in CAMERAS:
+        _simulate_camera(loaded, images, rate, first_id)
+        return
+    faults = SimulatedDetector(loaded, host).run(images, rate, first_id, Faults(drop_every))
     typer.echo(report(images, faults))
+
+
+def _simulate_camera(config: DaqConfig, images: int, rate: float, first_id: int) -> None:
+    """Send whole images once a receiver has connected."""
+    if config.camera_address is None:
+        raise ConfigError("camera_address: is missing; a camera needs it: tcp://HOST:PORT")
+    camera_format = CameraFormat(protocol=config.camera_protocol)
+    sizes = config.sizes
+    with SimulatedCamera(sizes.shape, sizes.dtype.numpy, camera_format, config.camera_address) as camera:
+        camera.wait_for_connections(N_CONNECTIONS)
+        camera.run(images, rate, first_id)
+    typer.echo(report(images, Faults()))
 
 
 def replay(

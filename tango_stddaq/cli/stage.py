@@ -22,6 +22,14 @@ app = typer.Typer(
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="JSON configuration file.")]
 
+Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="Of the camera: tcp://HOST:PORT.")]
+Connections = Annotated[
+    int, typer.Option("-n", "--number_of_connections", min=1, help="Parallel connections.")
+]
+SocketType = Annotated[
+    str, typer.Option("-t", "--type", help="pull: the camera binds PUSH; sub: it binds PUB.")
+]
+
 
 @app.command("udp-recv")
 def udp_recv(
@@ -41,6 +49,32 @@ def udp_recv(
 
     mode = ReceiveMode.DIRECT if direct else ReceiveMode.FRAMES
     run(UdpReceiver(load(config), parse_modules(module), mode))
+
+
+@app.command("bsread-recv")
+def bsread_recv(
+    config: Config,
+    address: Address,
+    number_of_connections: Connections = 4,
+    socket_type: SocketType = "pull",
+) -> None:
+    """Receive the images of a camera over BSREAD."""
+    from tango_stddaq.stages.bsread_receiver import BsreadReceiver  # noqa: PLC0415
+
+    run(BsreadReceiver(load(config), address, number_of_connections, socket_type))
+
+
+@app.command("array10-recv")
+def array10_recv(
+    config: Config,
+    address: Address,
+    number_of_connections: Connections = 4,
+    socket_type: SocketType = "pull",
+) -> None:
+    """Receive the images of a camera over array-1.0."""
+    from tango_stddaq.stages.array10_receiver import Array10Receiver  # noqa: PLC0415
+
+    run(Array10Receiver(load(config), address, number_of_connections, socket_type))
 
 
 @app.command("module-sync")

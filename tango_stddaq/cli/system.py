@@ -4,25 +4,40 @@ import json
 import os
 import time
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from tango_stddaq import config as config_module
-from tango_stddaq.cli.demo import Demo
-from tango_stddaq.control.plan import plan
-from tango_stddaq.devices.system import System
 from tango_stddaq.sim import demo_config
+
+if TYPE_CHECKING:  # Tango is loaded only by the commands that speak it
+    from tango_stddaq.devices.system import System
+
+
+class SimulatedDetectors(StrEnum):
+    """What `stddaq demo` can play."""
+
+    EIGER = "eiger"
+    GIGAFROST = "gigafrost"
+    JUNGFRAU = "jungfrau"
+    PCO = "pco"
 
 
 def demo(
+    detector: Annotated[
+        SimulatedDetectors, typer.Option(help="The detector to simulate.")
+    ] = SimulatedDetectors.EIGER,
     images: Annotated[int, typer.Option("--images", "-n", min=1, help="Images to take.")] = 200,
     rate: Annotated[float, typer.Option(min=0.1, help="Images per second.")] = 100.0,
     writers: Annotated[int, typer.Option(min=1, max=16, help="File writers.")] = 2,
-    bit_depth: Annotated[int, typer.Option(help="16 or 32.")] = 16,
+    bit_depth: Annotated[
+        int, typer.Option(help="Bits of a pixel: 8, 16 or 32, as the detector has them.")
+    ] = 16,
     drop_every: Annotated[
         int, typer.Option(min=0, help="Lose every n-th packet on the way, to see what happens.")
     ] = 0,
@@ -31,12 +46,16 @@ def demo(
         bool, typer.Option("--json", help="Print one line of JSON last, nothing else on stdout.")
     ] = False,
 ) -> None:
-    """Take images of a simulated Eiger: all servers, HDF5 files and a picture."""
+    """Take images of a simulated detector: all servers, HDF5 files and a picture."""
+    from tango_stddaq.cli.demo import Demo  # noqa: PLC0415
+    from tango_stddaq.control.plan import plan  # noqa: PLC0415
+    from tango_stddaq.devices.system import System  # noqa: PLC0415
+
     output = output.resolve()
     output.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     config_path = output / "demo.json"
-    data = demo_config.eiger(f"DEMO-{os.getpid()}", bit_depth, writers)
+    data = demo_config.build(detector.value, f"DEMO-{os.getpid()}", bit_depth, writers)
     config = config_module.from_dict(data, "demo")
     config_path.write_text(json.dumps(data, indent=2) + "\n")
     console = Console(stderr=as_json)
@@ -61,6 +80,9 @@ def up(
     log_dir: Annotated[Path, typer.Option(help="Directory of the servers' logs.")] = Path("logs"),
 ) -> None:
     """Keep the system of CONFIG running for your own clients until Ctrl-C."""
+    from tango_stddaq.control.plan import plan  # noqa: PLC0415
+    from tango_stddaq.devices.system import System  # noqa: PLC0415
+
     config = config.resolve()
     loaded = config_module.load(config)
     roots = tuple(str(root.resolve()) for root in output_root or [])
@@ -94,7 +116,7 @@ def up(
         system.__exit__(None, None, None)
 
 
-def _overview(system: System) -> Table:
+def _overview(system: "System") -> Table:
     table = Table()
     for column in ("device", "class", "state", "address"):
         table.add_column(column)

@@ -1,11 +1,13 @@
 """Which device servers a configuration needs: names, classes and properties, as plain data."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tango_stddaq.config import DaqConfig
+from tango_stddaq.config import CAMERAS, DaqConfig
 from tango_stddaq.detectors.registry import detector_of
+from tango_stddaq.errors import ConfigError
 from tango_stddaq.stages.udp_receiver import module_label
 
 MODULES_PER_RECEIVER: Final = 18
@@ -79,14 +81,8 @@ def plan(config: DaqConfig, config_file: Path, output_roots: tuple[str, ...] = (
             {**common, **{name: [value] for name, value in properties.items()}},
         )
 
-    modules = detector_of(config).connections
-    groups = [
-        modules[first : first + MODULES_PER_RECEIVER]
-        for first in range(0, len(modules), MODULES_PER_RECEIVER)
-    ]
     addresses = list(config.live_stream_configs) or [DEFAULT_STREAM]
-    stages = [stage("StdDaqModuleSync", "module_sync", 0)]
-    stages += [
+    writers = [
         stage("StdDaqFileWriter", "file_writer", i, WriterId=str(i))
         for i in range(config.number_of_writers)
     ]
@@ -96,11 +92,17 @@ def plan(config: DaqConfig, config_file: Path, output_roots: tuple[str, ...] = (
         stage("StdDaqLiveStream", "live_stream", i, Address=address)
         for i, address in enumerate(addresses)
     ]
-    stages += [driver, *streams]
-    stages += [
-        stage("StdDaqUdpReceiver", "udp_receiver", i, Modules=module_label(group))
-        for i, group in enumerate(groups)
-    ]
+    consumers = [*writers, driver, *streams]
+    if config.detector_type in CAMERAS:
+        # Its receiver owns the ring, but sends nothing before a consumer listens.
+        stages = [*consumers, _camera_receiver(config, stage)]
+    else:
+        modules = detector_of(config).connections
+        receivers = [
+            stage("StdDaqUdpReceiver", "udp_receiver", i, Modules=module_label(group))
+            for i, group in enumerate(_groups(modules))
+        ]
+        stages = [stage("StdDaqModuleSync", "module_sync", 0), *consumers, *receivers]
     facade = ServerPlan(
         "StdDaq",
         "tango_stddaq.devices.facade",
@@ -114,3 +116,18 @@ def plan(config: DaqConfig, config_file: Path, output_roots: tuple[str, ...] = (
         },
     )
     return SystemPlan(tuple(stages), facade)
+
+
+def _groups(modules: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [
+        modules[first : first + MODULES_PER_RECEIVER]
+        for first in range(0, len(modules), MODULES_PER_RECEIVER)
+    ]
+
+
+def _camera_receiver(config: DaqConfig, stage: Callable[..., ServerPlan]) -> ServerPlan:
+    if config.camera_address is None:
+        raise ConfigError("camera_address: is missing; a camera needs it: tcp://HOST:PORT")
+    if config.camera_protocol == "array-1.0":
+        return stage("StdDaqArray10Receiver", "array10_receiver", 0, Address=config.camera_address)
+    return stage("StdDaqBsreadReceiver", "bsread_receiver", 0, Address=config.camera_address)

@@ -45,7 +45,12 @@ class WebSocketServer:
         self._lock = threading.Lock()
         try:
             self._server: Server = serve(
-                self._talk, host, port, max_size=_MAX_MESSAGE_BYTES, compression=None
+                self._talk,
+                host,
+                port,
+                max_size=_MAX_MESSAGE_BYTES,
+                compression=None,
+                close_timeout=_CLOSE_TIMEOUT_S,
             )
         except OSError as error:
             raise ChannelError(f"WebSocket port {port}: cannot be bound: {error.strerror}") from error
@@ -146,7 +151,7 @@ class WebSocketServer:
             closer.start()
         deadline_s = time.monotonic() + _CLOSE_TIMEOUT_S
         for closer in closers:
-            closer.join(max(0.0, deadline_s - time.monotonic()))
+            closer.join(max(0.1, deadline_s - time.monotonic()))
         self._thread.join(1)
 
     def __enter__(self) -> Self:

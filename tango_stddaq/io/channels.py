@@ -62,6 +62,26 @@ def connect(kind: int, address: str, hwm: int = PIPELINE_HWM) -> zmq.Socket[byte
         If the address is not one.
     """
     handle = _socket(kind, hwm)
+    _connect(handle, address)
+    return handle
+
+
+def connect_watched(
+    kind: int, address: str, hwm: int = PIPELINE_HWM
+) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+    """Connect a socket; returns it and a second one that tells of its connections.
+
+    The second gives the ZeroMQ events HANDSHAKE_SUCCEEDED and DISCONNECTED, from the first one on.
+    Close it when the first is closed. Errors as in `connect`.
+    """
+    handle = _socket(kind, hwm)
+    events = handle.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+    _connect(handle, address)
+    return handle, events
+
+
+def _connect(handle: zmq.Socket[bytes], address: str) -> None:
+    kind = handle.type
     if kind in (zmq.SUB, zmq.PULL) and address.startswith("ipc://"):
         handle.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     if kind == zmq.SUB:
@@ -71,7 +91,6 @@ def connect(kind: int, address: str, hwm: int = PIPELINE_HWM) -> zmq.Socket[byte
     except zmq.ZMQError as error:
         handle.close(0)
         raise ChannelError(f"{address}: cannot be connected: {error}") from error
-    return handle
 
 
 def close(handle: "zmq.Socket[bytes]") -> None:

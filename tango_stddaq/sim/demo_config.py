@@ -1,7 +1,9 @@
-"""The configuration of the demo: a small Eiger on free ports of this machine."""
+"""Configurations of the demo: small detectors on free ports of this machine."""
 
 import socket
 from typing import Any, Final
+
+from tango_stddaq.config import CAMERAS
 
 _MODULE_POSITIONS: Final = {
     "0": [0, 0, 513, 255],
@@ -13,17 +15,50 @@ _FIRST_PORT: Final = 50_010
 _LAST_PORT: Final = 60_000
 
 
-def eiger(name: str, bit_depth: int, n_writers: int) -> dict[str, Any]:
-    """Return the configuration of an Eiger 0.5M: four half modules, the lower two upside down."""
-    return {
-        "detector_name": name,
+DETECTORS: Final[dict[str, dict[str, Any]]] = {
+    "eiger": {
         "detector_type": "eiger",
         "n_modules": 4,
-        "bit_depth": bit_depth,
         "image_pixel_height": 514,
         "image_pixel_width": 1030,
-        "start_udp_port": free_udp_ports(4),
         "module_positions": _MODULE_POSITIONS,
+    },
+    "jungfrau": {
+        "detector_type": "jungfrau-raw",
+        "n_modules": 1,
+        "image_pixel_height": 512,
+        "image_pixel_width": 1024,
+        "module_positions": {},
+    },
+    "gigafrost": {
+        "detector_type": "gigafrost",
+        "n_modules": 8,
+        "image_pixel_height": 1008,
+        "image_pixel_width": 1008,
+        "module_positions": {},
+    },
+    "pco": {
+        "detector_type": "pco",
+        "n_modules": 1,
+        "image_pixel_height": 800,
+        "image_pixel_width": 1000,
+        "module_positions": {},
+    },
+}
+"""What each simulated detector has of its own: an Eiger 0.5M of four half modules, the lower two upside
+down; one Jungfrau module; a GigaFRoST with a quarter of its pixels; a PCO camera over BSREAD."""
+
+
+def build(detector: str, name: str, bit_depth: int, n_writers: int) -> dict[str, Any]:
+    """Return the configuration of one of `DETECTORS` on free ports."""
+    own = DETECTORS[detector]
+    if own["detector_type"] in CAMERAS:
+        own = {**own, "camera_address": f"tcp://127.0.0.1:{free_tcp_port()}"}
+    return {
+        **own,
+        "detector_name": name,
+        "bit_depth": bit_depth,
+        "start_udp_port": free_udp_ports(own["n_modules"]),
         "number_of_writers": n_writers,
         "ring_slots": 200,
         "live_stream_configs": {f"tcp://127.0.0.1:{free_tcp_port()}": {"type": "forward"}},

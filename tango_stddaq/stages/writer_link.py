@@ -30,11 +30,8 @@ class WriterLink:
         self._out = channels.bind(
             zmq.PUSH, channels.ipc_address(name, f"driver-{writer_id}"), channels.DRIVER_PUSH_HWM
         )
-        self._replies = channels.connect(
+        self._replies, self._events = channels.connect_watched(
             zmq.PULL, channels.ipc_address(name, f"writer-{writer_id}"), channels.DRIVER_HWM
-        )
-        self._events = self._replies.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
         self._is_connected = False
         self._waiting: deque[tuple[bytes, bool]] = deque()
