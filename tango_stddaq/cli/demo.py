@@ -1,6 +1,7 @@
 """The demo: one acquisition of a simulated detector from start to a file one can look at."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -46,6 +47,7 @@ class DemoResult:
     complete: int
     incomplete: int
     lost: int
+    incomplete_ids: list[int]
     files: list[str]
     master: str
     image_rate_hz: float
@@ -136,6 +138,7 @@ class Demo:
             complete=ledger["complete"],
             incomplete=ledger["incomplete"],
             lost=ledger["lost"],
+            incomplete_ids=[int(image_id) for image_id in daq.incompleteImageIds],
             files=list(daq.writerFiles),
             master=daq.lastFile,
             image_rate_hz=round(daq.meanImageRate, 3),
@@ -197,15 +200,26 @@ class Demo:
         )
         console = self._console
         console.print(table)
-        console.print(f"Master file  {result.master}", soft_wrap=True, highlight=False)
-        for path in result.files:
-            console.print(f"Writer file  {path}", soft_wrap=True, highlight=False)
-        console.print(f"Last image   {result.picture}", soft_wrap=True, highlight=False)
-        console.print(
-            "Try next:\n"
-            f"  stddaq demo --drop-every 1000      lose packets, and see which images they belong to\n"
-            f"  stddaq up {self._config_path}      keep the system running for your own clients\n"
-            f"  python -c \"import h5py; print(h5py.File('{result.master}')['entry/data/data'].shape)\"",
-            soft_wrap=True,
-            highlight=False,
-        )
+        lines = []
+        if result.incomplete_ids:
+            ids = ", ".join(str(image_id) for image_id in result.incomplete_ids[:20])
+            more = ", ..." if len(result.incomplete_ids) > 20 else ""
+            lines.append(f"Incomplete   {ids}{more}")
+        lines.append(f"Master file  {_near(result.master)}")
+        lines += [f"Writer file  {_near(path)}" for path in result.files]
+        lines.append(f"Last image   {_near(result.picture)}")
+        stddaq = _near(sys.argv[0])
+        lines += [
+            "Try next:",
+            f"  {stddaq} demo --drop-every 1000   lose packets, and see which images they belong to",
+            f"  {stddaq} demo --detector gigafrost   or jungfrau, or pco",
+            f"  {stddaq} up {_near(str(self._config_path))}   keep the system for your own clients",
+        ]
+        for line in lines:
+            console.print(line, soft_wrap=True, highlight=False)
+
+
+def _near(path: str) -> str:
+    """Return a path as one would type it here."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative

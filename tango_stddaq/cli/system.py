@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from tango_stddaq import config as config_module
 from tango_stddaq.sim import demo_config
@@ -98,7 +97,7 @@ def up(
         )
         system.__enter__()
     try:
-        console.print(_overview(system))
+        console.print(_overview(system), soft_wrap=True, highlight=False)
         console.print(f"Facade: [bold]tango://{system.tango_host}/{system_plan.facade.device}[/]")
         console.print(f"Clients: export TANGO_HOST={system.tango_host}")
         console.print(
@@ -116,12 +115,17 @@ def up(
         system.__exit__(None, None, None)
 
 
-def _overview(system: "System") -> Table:
-    table = Table()
-    for column in ("device", "class", "state", "address"):
-        table.add_column(column)
+def _overview(system: "System") -> str:
+    """Return a line a device; never cut, so that names can be copied from a narrow terminal."""
+    rows = [("device", "class", "state", "address")]
     for server in system.plan.servers:
         proxy = system.device(server)
         address = proxy.address if server.tango_class == "StdDaqLiveStream" else ""
-        table.add_row(server.device, server.tango_class, proxy.state().name, address)
-    return table
+        rows.append((server.device, server.tango_class, proxy.state().name, address))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return "\n".join(
+        "  ".join(
+            [*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]
+        ).rstrip()
+        for row in rows
+    )
