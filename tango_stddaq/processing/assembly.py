@@ -581,6 +581,11 @@ def account(
         masks[source, which, packet >> 6] |= uint64(1) << uint64(packet & 63)
         state[source, _N + column] += 1
         if state[source, _N + column] == n_packets:
+            if which == 0 and state[source, _OLD_OPEN]:  # frames are announced in their order
+                _finish(
+                    source, 1, state, masks, first_headers, counters, offsets, rings, events,
+                    n_events, geometry,
+                )  # fmt: skip
             _finish(
                 source, which, state, masks, first_headers, counters, offsets, rings, events,
                 n_events, geometry,

@@ -30,6 +30,10 @@ class SimulatedDetector:
         self._picture = DiffractionPicture(config.sizes.shape, np.dtype(f"<u{config.bit_depth // 8}"))
         self._seen = visible_pixels(self.detector, config)
 
+    def raw(self, image_id: int) -> np.ndarray:
+        """Return the image as the detector sends it, with what lies in the gaps."""
+        return self._picture.image(image_id)
+
     def truth(self, image_id: int) -> np.ndarray:
         """Return the image as it must arrive: (height, width), gaps 0."""
         return np.where(self._seen, self._picture.image(image_id), 0).astype(self._picture.dtype)

@@ -254,8 +254,7 @@ def test_surplus_file_writer_ends_at_once(config_path: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-@pytest.mark.parametrize("option", ["-p", "--port"])
+@pytest.mark.parametrize(("before", "option"), [(True, "-p"), (False, "--port")])
 def test_options_stand_before_or_after_arguments(
     config_path: Path, tmp_path: Path, before: bool, option: str
 ) -> None:

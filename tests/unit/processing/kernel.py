@@ -128,6 +128,8 @@ class Expected:
             self.late_run = 0
         self.got[image_id].add(packet)
         if len(self.got[image_id]) == self.n_packets:
+            for older in [one for one in self.got if one < image_id]:
+                self._finish(older)  # frames are announced in their order
             self._finish(image_id)
 
     def finish_all(self) -> None:
