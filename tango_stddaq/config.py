@@ -287,7 +287,7 @@ def from_dict(data: dict[str, Any], source: str = "configuration") -> DaqConfig:
             json.dumps({key: value}, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise ConfigError(
-                f"{source}: {key!a}: value {value!a} is not allowed: half a surrogate pair is no text"
+                f"{source}: {key!a}: value {value!a} is not allowed: half a surrogate is no unicode text"
             ) from None
     try:
         # Strict, as JSON: a number in quotes, or true for 1, is a mistake and not a number.

@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 from collections import deque
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from tango.server import attribute, command, device_property
 
 from tango_stddaq import __version__
 from tango_stddaq import config as config_module
+from tango_stddaq.control.plan import plan
 from tango_stddaq.devices.acquisition_face import AcquisitionFace
 from tango_stddaq.devices.base import PUSHED, READ_WRITE, push_change, serve, tango_errors
 from tango_stddaq.devices.live_stream import PREVIEW_SIDE
@@ -286,13 +288,20 @@ class StdDaq(AcquisitionFace):
                 raise AcquisitionError("the configuration cannot change during an acquisition")
             new = config_module.parse(value, "config")
             try:
-                old_name = config_module.load(self._config_file()).detector_name
+                old = config_module.load(self._config_file())
             except ConfigError:
-                old_name = new.detector_name  # a file that cannot be used may be replaced
-            if new.detector_name != old_name:
+                old = new  # a file that cannot be used may be replaced
+            if new.detector_name != old.detector_name:
                 raise ConfigError(
-                    f"detector_name: value {new.detector_name!r} is not allowed: it is {old_name!r} and "
-                    "cannot change while the servers run, as it is part of their names"
+                    f"detector_name: value {new.detector_name!r} is not allowed: it is "
+                    f"{old.detector_name!r} and cannot change while the servers run, as it is part of "
+                    "their names"
+                )
+            path = Path(self._config_file())
+            if plan(new, path) != plan(old, path):
+                raise ConfigError(
+                    "this configuration needs other device servers (number_of_writers, modules, "
+                    "live_stream_configs or detector_type differ): deploy it and start them anew"
                 )
             config_file.replace_text(self._config_file(), value)
             self._note("[event] the configuration was changed by a client")

@@ -229,15 +229,16 @@ class System:
         self._stop_undisturbed()
 
     def _stop_undisturbed(self) -> None:
-        """Stop, without letting an impatient second Ctrl-C leave processes behind."""
+        """Stop, without letting an impatient second Ctrl-C or TERM leave processes behind."""
         if threading.current_thread() is not threading.main_thread():
             self.stop()
             return
-        old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        old = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)}
         try:
             self.stop()
         finally:
-            signal.signal(signal.SIGINT, old)
+            for number, handler in old.items():
+                signal.signal(number, handler)
 
 
 def _remove_abandoned_channels(detector_name: str) -> None:

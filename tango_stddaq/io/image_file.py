@@ -1,7 +1,8 @@
 """One writer's HDF5 file: `/<detector_name>/data` and `/<detector_name>/metadata`.
 
 Layout as in the existing std_daq: `data` (n, height, width), chunked and extendible; `metadata` compound
-{image_id u64, status u64}. Pixels go by direct chunk write from the ring's slot; small images are
+{image_id u64, status u64}. Ours beside them: `image_shape` (n, 2), as a camera may send less than the
+configured image. Pixels go by direct chunk write from the ring's slot; small images are
 gathered to whole chunks first.
 """
 
@@ -63,12 +64,16 @@ class ImageFile:
             self._metadata = group.create_dataset(
                 "metadata", shape=(0,), maxshape=(None,), chunks=(_METADATA_CHUNK,), dtype=METADATA
             )
+            self._shapes = group.create_dataset(
+                "image_shape", shape=(0, 2), maxshape=(None, 2), chunks=(_METADATA_CHUNK, 2), dtype="<u4"
+            )
         except (OSError, ValueError) as error:  # ValueError: HDF5 allows no chunk of 4 GiB
             self._file.close()
             path.unlink(missing_ok=True)
             raise FileError(f"{path}: cannot be created: {_reason(error)}") from error
         self._chunk = np.zeros((per_chunk, sizes.slot_bytes), np.uint8) if per_chunk > 1 else None
         self._rows = np.zeros(_METADATA_CHUNK, METADATA)
+        self._row_shapes = np.zeros((_METADATA_CHUNK, 2), np.uint32)
         self._n_rows_stored = 0
         self._chunk_is_dirty = False
         self.n_written = 0
@@ -87,7 +92,7 @@ class ImageFile:
         FileError
             If it cannot be stored.
         """
-        if image.shape != self._sizes.shape or image.dtype != self._sizes.dtype or image.compression:
+        if not self._fits(image):
             raise FileError(
                 f"image {image.image_id}: {image.height} x {image.width} {_name(image.dtype)} "
                 f"{image.compression.name.lower()} does not fit the dataset of "
@@ -100,7 +105,9 @@ class ImageFile:
                 else self._append_whole(image, reader)
             )
             if stored:
-                self._rows[self.n_written - self._n_rows_stored] = (image.image_id, image.status)
+                at = self.n_written - self._n_rows_stored
+                self._rows[at] = (image.image_id, image.status)
+                self._row_shapes[at] = image.shape
                 self.n_written += 1
                 if self.n_written - self._n_rows_stored == _METADATA_CHUNK:
                     self._store_rows()
@@ -108,7 +115,23 @@ class ImageFile:
             raise FileError(f"{self.path}: cannot be written: {_reason(error)}") from error
         return stored
 
+    def _fits(self, image: Image) -> bool:
+        """Return whether an image is as configured, or smaller: a camera's region of interest."""
+        return (
+            image.height <= self._sizes.height
+            and image.width <= self._sizes.width
+            and image.dtype == self._sizes.dtype
+            and image.size == image.height * image.width * image.dtype.numpy.itemsize
+            and not image.compression
+        )
+
     def _append_whole(self, image: Image, reader: RingReader) -> bool:
+        if image.shape != self._sizes.shape:
+            row = np.empty(self._sizes.slot_bytes, np.uint8)
+            if not self._copy(image, reader, row):
+                return False
+            self._write_chunk(self.n_written, row)
+            return True
         ticket = reader.ticket(image.image_id)
         if ticket is None:
             return False
@@ -118,12 +141,25 @@ class ImageFile:
 
     def _append_to_chunk(self, image: Image, reader: RingReader, chunk: np.ndarray) -> bool:
         at = self.n_written % len(chunk)
-        if not reader.copy(image.image_id, chunk[at]):
+        if not self._copy(image, reader, chunk[at]):
             return False
         self._chunk_is_dirty = True
         if at == len(chunk) - 1:
             self._write_chunk(self.n_written - at, chunk)
             self._chunk_is_dirty = False
+        return True
+
+    def _copy(self, image: Image, reader: RingReader, row: np.ndarray) -> bool:
+        """Copy an image to (slot_bytes,) uint8; a smaller one to the upper left corner, zeros around."""
+        if image.shape == self._sizes.shape:
+            return reader.copy(image.image_id, row)
+        part = np.empty(image.size, np.uint8)
+        if not reader.copy(image.image_id, part):
+            return False
+        row[:] = 0
+        dtype = image.dtype.numpy
+        whole = row.view(dtype).reshape(self._sizes.shape)
+        whole[: image.height, : image.width] = part.view(dtype).reshape(image.shape)
         return True
 
     def _write_chunk(self, first: int, pixels: np.ndarray) -> None:
@@ -137,6 +173,8 @@ class ImageFile:
         if new:
             self._metadata.resize(self.n_written, axis=0)
             self._metadata[self._n_rows_stored :] = self._rows[:new]
+            self._shapes.resize(self.n_written, axis=0)
+            self._shapes[self._n_rows_stored :] = self._row_shapes[:new]
             self._n_rows_stored = self.n_written
 
     def flush(self) -> None:

@@ -75,6 +75,15 @@ class UdpSocket:
         words = struct.unpack(f"{len(info) // 4}I", info)
         return words[_MEMINFO_DROPS] if len(words) > _MEMINFO_DROPS else 0
 
+    def drain(self, limit: int = 1_000_000) -> int:
+        """Drop the packets that wait, at most `limit`; returns how many they were."""
+        for n in range(limit):
+            try:
+                self.handle.recv(1)
+            except BlockingIOError:
+                return n
+        return limit
+
 
 class PacketLoop:
     """Receives the packets of several sockets into the places that a workspace prescribes.

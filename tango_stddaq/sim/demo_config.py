@@ -1,5 +1,6 @@
 """Configurations of the demo: small detectors on free ports of this machine."""
 
+import os
 import socket
 from typing import Any, Final
 
@@ -67,7 +68,9 @@ def build(detector: str, name: str, bit_depth: int, n_writers: int) -> dict[str,
 
 def free_udp_ports(n: int) -> int:
     """Return the first of `n` consecutive UDP ports that are free now."""
-    for start in range(_FIRST_PORT, _LAST_PORT, n):
+    # Two demos that start at once shall not look at the same ports.
+    first = _FIRST_PORT + os.getpid() * 16 % (_LAST_PORT - _FIRST_PORT - 1024)
+    for start in range(first, _LAST_PORT, n):
         handles: list[socket.socket] = []
         try:
             for port in range(start, start + n):

@@ -25,6 +25,7 @@ from tango_stddaq.stages.base import TURN_S, Stage
 from tango_stddaq.stats import Counter
 
 FLUSH_PERIOD_S: Final = 1.0
+REPLY_TIMEOUT_MS: Final = 1000
 _MAX_ACTIONS_PER_TURN: Final = 256
 
 
@@ -175,9 +176,10 @@ class FileWriter(Stage):
     def _reply(self, response: Response) -> None:
         if self._out is None:
             return
-        try:
+        # A driver that was just restarted is found again within a fraction of this.
+        if self._out.poll(REPLY_TIMEOUT_MS, zmq.POLLOUT):
             self._out.send(writer_action.encode_response(response), zmq.DONTWAIT)
-        except zmq.Again:
+        else:
             self.say(logging.WARNING, "no driver takes the answer")
 
     def _describe(self) -> str:

@@ -114,12 +114,11 @@ class ModuleSync(Stage):
             return
         packets_per_frame = self.detector.layout.packets_per_frame
         for one in joined:
-            if ring.is_reused(one.image_id):
-                self.counters["overwritten"] += 1  # consumers will find the slot taken
-            else:
+            is_there = not ring.is_reused(one.image_id)
+            if is_there:
                 for module_index in one.missing_modules:
                     self._fill(ring, one.image_id, module_index)
-                ring.publish(one.image_id)
+                is_there = ring.publish(one.image_id)
             n_missing = one.n_missing_packets + len(one.missing_modules) * packets_per_frame
             image = Image(
                 one.image_id,
@@ -134,7 +133,9 @@ class ModuleSync(Stage):
             )
             out.send(image_metadata.encode(image))
             self.counters["images"] += 1
-            self.counters["incomplete" if n_missing else "complete"] += 1
+            # One bin for each; consumers find out by themselves that a slot is taken.
+            bin_name = "overwritten" if not is_there else "incomplete" if n_missing else "complete"
+            self.counters[bin_name] += 1
             self.counters["missing_modules"] += len(one.missing_modules)
             if self._last_id is not None and one.image_id > self._last_id + 1:
                 self.counters["skipped_ids"] += one.image_id - self._last_id - 1

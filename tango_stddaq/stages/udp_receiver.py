@@ -72,6 +72,7 @@ class UdpReceiver(Stage):
         Counter("unannounced_frames", "frames", "Frames lost: no synchronizer took them.", loss=True),
         Counter("invalid_pixels", "pixels", "Pixels of an invalid gain stage: now NaN."),
         Counter("restarts", "restarts", "Times that a module's frame numbers started again."),
+        Counter("no_ring", "packets", "Packets dropped: came while there was no ring.", loss=True),
         Counter("ring_waits", "times", "Times that the image ring was gone or not there yet."),
     )
 
@@ -217,6 +218,8 @@ class UdpReceiver(Stage):
             self.counters["ring_waits"] += 1
         sizes = self.config.sizes
         if self._attach(sizes.n_slots, sizes.slot_bytes):
+            # What waited in the kernel is older than the ring: it would look like a restarted detector.
+            self.counters["no_ring"] += sum(entry.drain() for entry in self._sockets)
             self.say(logging.INFO, "attached to the image ring")
         else:
             self._stop.wait(TURN_S)

@@ -53,6 +53,8 @@ def test_defaults_are_those_of_the_contract() -> None:
         "submodule_info": {},
         "live_stream_configs": {},
         "ring_slots": None,
+        "camera_address": None,
+        "camera_protocol": "bsread",
     }
 
 
