@@ -51,6 +51,21 @@ def udp_recv(
     run(UdpReceiver(load(config), parse_modules(module), mode))
 
 
+@app.command("data-convert")
+def data_convert(
+    config: Config,
+    module: Annotated[str, typer.Argument(metavar="MODULE", help="7, 0-15, 0,2,5 or all.")],
+    gains_and_pedestals: Annotated[
+        str, typer.Option("-g", "--gains_and_pedestals", help="HDF5 file of a converted Jungfrau.")
+    ] = "",
+) -> None:
+    """Bring raw frames of modules to their places in the image ring."""
+    from tango_stddaq.stages.data_convert import DataConvert  # noqa: PLC0415
+    from tango_stddaq.stages.udp_receiver import parse_modules  # noqa: PLC0415
+
+    run(DataConvert(load(config), parse_modules(module), gains_and_pedestals))
+
+
 @app.command("bsread-recv")
 def bsread_recv(
     config: Config,

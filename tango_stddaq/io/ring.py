@@ -28,7 +28,12 @@ from tango_stddaq.processing.slots import (
     INDEX_ENTRY,
     INDEX_HEADER,
     MAGIC,
+    NO_EPOCH,
     WRITING,
+    claim_slot,
+    first_epoch,
+    joined_epoch,
+    next_epoch,
     release_slot,
 )
 
@@ -242,6 +247,51 @@ class RingWriter(_Mapped):
             If its shape is not the expected one.
         """
         return cls(*_attach(name, n_slots, slot_bytes, writable=True), n_slots, slot_bytes)
+
+    @classmethod
+    def attach_or_create(cls, name: str, n_slots: int, slot_bytes: int) -> "RingWriter":
+        """Map a ring for writing; create its data segment, without an index, if there is none.
+
+        Existing programs do so: they know no owner. One of ours that comes later takes it over.
+
+        Raises
+        ------
+        RingError
+            If it cannot be created, or is of another shape.
+        """
+        with suppress(FileNotFoundError):
+            return cls.attach(name, n_slots, slot_bytes)
+        n_bytes = segment_bytes(n_slots, slot_bytes)
+        _check_room(name, n_bytes, n_slots, slot_bytes)
+        try:
+            data, _ = _create_data(name, n_bytes)
+        except OSError as error:
+            raise _set_up_error(name, error) from error
+        return cls(data, None, n_slots, slot_bytes)
+
+    def claim(self, image_id: int) -> int | None:
+        """Claim the slot of an image for a writer whose ids go up, but for a restarted detector.
+
+        Returns
+        -------
+        int or None
+            The epoch that the image belongs to (0 without an index); None if it is too late for it.
+        """
+        if self._index is None:
+            return NO_EPOCH
+        index = self.index_address
+        if self._epoch == NO_EPOCH:
+            self._epoch = first_epoch(index, image_id)
+        elif image_id <= self._last_id:
+            self._epoch = next_epoch(index, self._epoch)
+        else:
+            self._epoch = joined_epoch(index, self._epoch, image_id, self.n_slots)
+        self._last_id = image_id
+        entry = index + INDEX_HEADER.itemsize + image_id % self.n_slots * INDEX_ENTRY.itemsize
+        return self._epoch if claim_slot(entry, image_id, self._epoch) else None
+
+    _epoch = NO_EPOCH
+    _last_id = -1
 
 
 class RingReader(_Mapped):

@@ -104,6 +104,8 @@ class Workspace:
         Frames that were finished (`EVENT`), and how many of them are new.
     geometry
         Sizes and kinds from the packet layout and the placement.
+    packet_pixel_bytes, frame_bytes, slot_bytes
+        Pixel bytes of a packet (not the last), bytes of a raw frame, and what a slot needs at least.
     """
 
     state: np.ndarray
@@ -121,6 +123,9 @@ class Workspace:
     n_events: np.ndarray
     maps: np.ndarray
     geometry: np.ndarray
+    packet_pixel_bytes: int
+    frame_bytes: int
+    slot_bytes: int
 
     @classmethod
     def of(
@@ -174,6 +179,9 @@ class Workspace:
                 ],
                 np.int64,
             ),
+            packet_pixel_bytes=layout.payload_bytes - layout.pad_bytes,
+            frame_bytes=layout.frame_bytes - layout.last_pad,
+            slot_bytes=int(placement.offsets.max()) + placement.piece_bytes,
         )  # fmt: skip
         workspace.forget()
         return workspace
@@ -205,6 +213,28 @@ class Workspace:
         found = self.events[: self.n_events[0]].copy()
         self.n_events[0] = 0
         return found
+
+    def place_frame(self, source: int, frame: np.ndarray, slot: np.ndarray) -> int:
+        """Bring a raw frame, as a frame ring holds it, to its image.
+
+        Parameters
+        ----------
+        frame, slot
+            uint8: the frame, packets one behind the other, and the image's slot.
+
+        Returns
+        -------
+        int
+            Pixels that could not be converted.
+        """
+        if frame.size < self.frame_bytes or slot.size < self.slot_bytes:
+            raise ValueError(f"a frame of {frame.size} bytes for a slot of {slot.size}")
+        return int(
+            place_frame(
+                frame.ctypes.data, slot.ctypes.data, source, self.packet_pixel_bytes, self.offsets,
+                self.maps, self.geometry,
+            )
+        )  # fmt: skip
 
     def under_way(self) -> np.ndarray:
         """Return for each source whether a frame is begun and not finished."""
@@ -332,6 +362,17 @@ def _place(payload, slot, source, packet, offsets, maps, geometry):
             invalid += apply_gain(
                 payload + k * n_pixels * 2, target, n_pixels, maps[source, 1], maps[source, 0], first
             )
+    return invalid
+
+
+@njit(cache=True, nogil=True)
+def place_frame(frame, slot, source, packet_pixel_bytes, offsets, maps, geometry):
+    """Bring a whole raw frame at address `frame` to its image; returns the invalid pixels."""
+    invalid = np.int64(0)
+    for packet in range(geometry[_N_PACKETS]):
+        invalid += _place(
+            frame + packet * packet_pixel_bytes, slot, source, packet, offsets, maps, geometry
+        )
     return invalid
 
 

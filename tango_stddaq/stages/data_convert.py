@@ -1,0 +1,177 @@
+"""Data converter: raw frames of modules to their places in the image ring.
+
+The second half of what a receiver in *direct* mode does by itself: it stands between a receiver (ours in
+*frames* mode, or an existing one) and a module synchronizer (ours, or an existing one).
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import zmq
+
+from tango_stddaq.config import MIN_SLOTS, DaqConfig
+from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES, PixelFormat
+from tango_stddaq.detectors.registry import detector_of
+from tango_stddaq.errors import ConfigError
+from tango_stddaq.io import channels, gain_maps
+from tango_stddaq.io.ring import RingReader, RingWriter
+from tango_stddaq.model import INVALID_IMAGE_ID
+from tango_stddaq.processing.assembly import Workspace
+from tango_stddaq.processing.slots import MAX_IMAGE_ID
+from tango_stddaq.stages.base import TURN_S, Stage
+from tango_stddaq.stages.udp_receiver import module_label
+from tango_stddaq.stats import Counter
+
+_MAX_MESSAGES_PER_TURN = 64
+
+
+class DataConvert(Stage):
+    """Converts the frames of some modules.
+
+    Parameters
+    ----------
+    modules
+        UDP modules, as a receiver names them; None for all.
+    gains_file, pedestals_file
+        Maps of a converted Jungfrau; see `io/gain_maps.py`.
+    """
+
+    name = "data-convert"
+    main_counter = "frames"
+    counters_spec: ClassVar[tuple[Counter, ...]] = (
+        Counter("frames", "frames", "Frames brought to their image."),
+        Counter("bytes", "bytes", "Bytes of raw frames."),
+        Counter("incomplete_frames", "frames", "Frames that came with packets missing.", loss=True),
+        Counter("missing_packets", "packets", "Packets missing in these frames.", loss=True),
+        Counter("overwritten", "frames", "Frames lost: overwritten before they were read.", loss=True),
+        Counter("late", "frames", "Frames lost: their image was published already.", loss=True),
+        Counter("unannounced_frames", "frames", "Frames lost: no synchronizer took them.", loss=True),
+        Counter("malformed", "messages", "Messages dropped: not frame headers.", loss=True),
+        Counter("invalid_pixels", "pixels", "Pixels of an invalid gain stage: now NaN."),
+    )
+
+    def __init__(
+        self,
+        config: DaqConfig,
+        modules: Sequence[int] | None = None,
+        gains_file: str = "",
+        pedestals_file: str = "",
+    ) -> None:
+        self.detector = detector_of(config)
+        self.modules = tuple(modules) if modules is not None else self.detector.connections
+        unknown = sorted(set(self.modules) - set(self.detector.connections))
+        if unknown:
+            raise ConfigError(
+                f"modules {unknown}: are not of this detector; allowed are "
+                f"{list(self.detector.connections)}"
+            )
+        super().__init__(config, module_label(self.modules))
+        self._gains_file, self._pedestals_file = gains_file, pedestals_file
+        self._in: list[zmq.Socket[bytes]] = []
+        self._poller = zmq.Poller()
+        self._out: zmq.Socket[bytes] | None = None
+        self._frames: dict[int, RingReader] = {}
+        self._images: dict[int, RingWriter] = {}
+        self._workspace: Workspace | None = None
+        self._frame = np.empty(0, np.uint8)
+
+    def _open(self) -> None:
+        name, detector = self.config.detector_name, self.detector
+        placement = detector.placement.take([detector.connections.index(m) for m in self.modules])
+        maps = None
+        if placement.format is PixelFormat.GAIN:
+            maps = gain_maps.load(self._gains_file, self._pedestals_file, self.modules)
+        self._workspace = Workspace.of(detector.layout, placement, maps=maps)
+        self._frame = np.zeros(detector.layout.frame_bytes, np.uint8)
+        # Compiles the conversion, or loads it, before the first frame needs it.
+        self._workspace.place_frame(0, self._frame, np.zeros(self.config.sizes.slot_bytes, np.uint8))
+        self._poller = zmq.Poller()
+        for module in self.modules:
+            self._in.append(channels.connect(zmq.SUB, channels.ipc_address(name, str(module))))
+            self._poller.register(self._in[-1], zmq.POLLIN)
+        self._out = channels.connect(zmq.PUSH, channels.ipc_address(name, "sync"))
+
+    def _turn(self) -> None:
+        ready = dict(self._poller.poll(int(TURN_S * 1000)))
+        for source, handle in enumerate(self._in):
+            if handle not in ready:
+                continue
+            for _ in range(_MAX_MESSAGES_PER_TURN):
+                try:
+                    data = handle.recv(zmq.DONTWAIT)
+                except zmq.Again:
+                    break
+                if len(data) == FRAME_HEADER_BYTES:
+                    self._convert(source, bytearray(data))
+                else:
+                    self.counters["malformed"] += 1
+
+    def _convert(self, source: int, header: bytearray) -> None:
+        fields = np.frombuffer(header, FRAME_HEADER)
+        image_id, n_missing = int(fields["image_id"][0]), int(fields["n_missing_packets"][0])
+        workspace, sizes = self._workspace, self.config.sizes
+        if image_id == INVALID_IMAGE_ID or image_id > MAX_IMAGE_ID or workspace is None:
+            self.counters["malformed"] += 1
+            return
+        reader = self._frame_ring(source)
+        if reader is None or not reader.copy(image_id, self._frame):
+            self.counters["overwritten"] += 1
+            return
+        images = self._image_ring(source)
+        epoch = images.claim(image_id)
+        if epoch is None:
+            self.counters["late"] += 1
+            return
+        slot = images.slot(image_id)[: sizes.slot_bytes]
+        self.counters["invalid_pixels"] += workspace.place_frame(source, self._frame, slot)
+        fields["epoch"] = epoch
+        if n_missing:
+            self.counters["incomplete_frames"] += 1
+            self.counters["missing_packets"] += min(n_missing, self.detector.layout.packets_per_frame)
+        if self._announce(bytes(header)):
+            self.counters["frames"] += 1
+            self.counters["bytes"] += self._frame.size
+        else:
+            self.counters["unannounced_frames"] += 1
+
+    def _announce(self, header: bytes) -> bool:
+        out = self._out
+        if out is None or not out.poll(int(TURN_S * 1000), zmq.POLLOUT):
+            return False
+        out.send(header, zmq.DONTWAIT)
+        return True
+
+    def _frame_ring(self, source: int) -> RingReader | None:
+        ring = self._frames.get(source)
+        if ring is not None and ring.retired:
+            ring.close()
+            ring = None
+        if ring is None:
+            name = self.config.segment(str(self.modules[source]))
+            try:
+                ring = RingReader.attach(name, MIN_SLOTS, self.detector.layout.frame_bytes)
+            except FileNotFoundError:
+                return None
+            self._frames[source] = ring
+        return ring
+
+    def _image_ring(self, source: int) -> RingWriter:
+        """Return the image ring; each source has a view of its own, with its own sequence of ids."""
+        ring = self._images.get(source)
+        if ring is None or ring.retired:
+            if ring is not None:
+                ring.close()
+            sizes = self.config.sizes
+            ring = self._images[source] = RingWriter.attach_or_create(
+                self.config.segment("image"), sizes.n_slots, sizes.slot_bytes
+            )
+        return ring
+
+    def _close(self) -> None:
+        for handle in (*self._in, *([self._out] if self._out is not None else [])):
+            channels.close(handle)
+        for ring in (*self._frames.values(), *self._images.values()):
+            ring.close()
+        self._in, self._out, self._frames, self._images = [], None, {}, {}
+        self._workspace = None

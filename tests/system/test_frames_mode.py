@@ -1,0 +1,120 @@
+"""Receiver to frame ring, converter to image ring: either half may be an existing program."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import zmq
+
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.io.preflight import Request
+from tango_stddaq.sim.detector import SimulatedDetector
+from tango_stddaq.sim.sender import Faults
+from tango_stddaq.stages.base import Stage
+from tango_stddaq.stages.data_convert import DataConvert
+from tango_stddaq.stages.file_writer import FileWriter
+from tango_stddaq.stages.module_sync import ModuleSync
+from tango_stddaq.stages.udp_receiver import ReceiveMode, UdpReceiver
+from tango_stddaq.stages.writer_driver import WriterDriver
+from tests.conftest import EIGER_POSITIONS
+from tests.system.test_detectors import config_of
+
+pytestmark = pytest.mark.system
+
+N_IMAGES = 6
+
+
+@contextmanager
+def running(*stages: Stage) -> Iterator[None]:
+    try:
+        for stage in stages:
+            stage.start()
+        yield
+    finally:
+        for stage in reversed(stages):
+            stage.stop()
+
+
+@pytest.mark.parametrize(
+    ("kind", "height", "width", "n_modules", "more"),
+    [
+        pytest.param("gigafrost", 400, 600, 8, {}, id="gigafrost-padded-packets"),
+        pytest.param("gigafrost", 128, 480, 16, {}, id="gigafrost-16-connections"),
+        pytest.param("jungfrau-raw", 1024, 1024, 2, {}, id="jungfrau"),
+        pytest.param("eiger", 514, 1030, 4, {"module_positions": EIGER_POSITIONS}, id="eiger"),
+    ],
+)
+@pytest.mark.parametrize("drop_every", [0, 61])
+def test_both_halves_together_give_the_same_images(
+    detector_name: str,
+    tmp_path: Path,
+    kind: str,
+    height: int,
+    width: int,
+    n_modules: int,
+    more: dict[str, Any],
+    drop_every: int,
+) -> None:
+    config = config_of(detector_name, kind, height, width, n_modules, **more)
+    faults = Faults(drop_every)
+    driver = WriterDriver(config)
+    convert = DataConvert(config)
+    with running(
+        ModuleSync(config),
+        FileWriter(config, 0),
+        driver,
+        convert,
+        UdpReceiver(config, mode=ReceiveMode.FRAMES),
+    ):
+        driver.begin(Request(str(tmp_path), "run_", N_IMAGES))
+        simulator = SimulatedDetector(config)
+        simulator.run(N_IMAGES, 20, faults=faults)
+        assert driver.wait_until_idle(20), driver.status
+        damaged = sorted({image_id for image_id, _, _ in faults.dropped})
+        assert (driver.ledger.expected, driver.ledger.lost) == (N_IMAGES, 0)
+        assert list(driver.ledger.incomplete_ids) == damaged
+        with h5py.File(driver.last_master) as file:
+            images = file["entry/data/data"][()]
+    for image_id, image in enumerate(images, start=1):
+        expected = simulator.truth(image_id)
+        differs = image != expected
+        assert differs.any() == (image_id in damaged)
+        assert not image[differs].any()
+
+
+def test_converter_before_an_existing_synchronizer(detector_name: str) -> None:
+    """Nobody of ours owns the image ring: the converter makes it, as existing converters do."""
+    config: DaqConfig = config_of(detector_name, "gigafrost", 280, 528, 8)
+    sync = zmq.Context.instance().socket(zmq.PULL)
+    sync.bind(f"ipc:///tmp/{detector_name}-sync")
+    ring = Path("/dev/shm") / f"{detector_name}-image"
+    try:
+        with running(DataConvert(config), UdpReceiver(config, mode=ReceiveMode.FRAMES)):
+            simulator = SimulatedDetector(config)
+            pairs = set()
+            for image_id in range(1, 200):  # until both have found each other
+                simulator.run(1, 100, first_id=image_id)
+                while sync.poll(50):
+                    header = sync.recv()
+                    assert len(header) == 64
+                    pairs.add((int.from_bytes(header[:8], "little"), header[16]))
+                if {(image_id, module) for module in range(8)} <= pairs:
+                    break
+            else:
+                pytest.fail(f"no whole image came: {sorted(pairs)}")
+            pixels = np.fromfile(ring, np.uint16)
+        slot = image_id % config.sizes.n_slots * height_times_width(config)
+        image = pixels[slot : slot + height_times_width(config)].reshape(280, 528)
+        assert np.array_equal(image, simulator.truth(image_id))
+    finally:
+        sync.close(0)
+        (Path("/tmp") / f"{detector_name}-sync").unlink()
+        ring.unlink(missing_ok=True)
+
+
+def height_times_width(config: DaqConfig) -> int:
+    return config.image_pixel_height * config.image_pixel_width
