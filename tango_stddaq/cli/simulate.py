@@ -11,7 +11,7 @@ from tango_stddaq.errors import ConfigError
 from tango_stddaq.sim import replay as replay_module
 from tango_stddaq.sim.camera import CameraFormat, SimulatedCamera
 from tango_stddaq.sim.detector import SimulatedDetector, report
-from tango_stddaq.sim.sender import Faults
+from tango_stddaq.sim.faults import Faults
 
 N_CONNECTIONS: Final = 4
 """A camera receiver opens so many, if not told otherwise."""
@@ -19,6 +19,16 @@ N_CONNECTIONS: Final = 4
 Rate = Annotated[float, typer.Option(min=0, help="Images per second; 0 for as fast as possible.")]
 Host = Annotated[str, typer.Option(help="Where the receivers run.")]
 DropEvery = Annotated[int, typer.Option(min=0, help="Leave out every n-th packet; 0 for none.")]
+
+Drop = Annotated[float, typer.Option(min=0, max=1, help="Fraction of packets that are lost.")]
+Duplicate = Annotated[float, typer.Option(min=0, max=1, help="Fraction of packets that come twice.")]
+Reorder = Annotated[
+    float, typer.Option(min=0, max=1, help="Fraction of packets that change places with the next.")
+]
+Corrupt = Annotated[
+    float, typer.Option(min=0, max=1, help="Fraction of packets that have a broken header.")
+]
+Truncate = Annotated[float, typer.Option(min=0, max=1, help="Fraction of packets that are cut to half.")]
 
 
 def simulate(
@@ -28,13 +38,32 @@ def simulate(
     first_id: Annotated[int, typer.Option(min=0, max=2**62, help="Image id of the first one.")] = 1,
     host: Host = "127.0.0.1",
     drop_every: DropEvery = 0,
+    drop: Drop = 0.0,
+    duplicate: Duplicate = 0.0,
+    reorder: Reorder = 0.0,
+    corrupt: Corrupt = 0.0,
+    truncate: Truncate = 0.0,
+    dead_module: Annotated[
+        list[int] | None, typer.Option(help="A module that sends nothing; repeat for more.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same faults.")] = 1,
 ) -> None:
     """Send the packets of a picture that a person recognises; print what was sent as JSON."""
     loaded = config_module.load(config)
     if loaded.detector_type in CAMERAS:
         _simulate_camera(loaded, images, rate, first_id)
         return
-    faults = SimulatedDetector(loaded, host).run(images, rate, first_id, Faults(drop_every))
+    faults = Faults(
+        drop_every=drop_every,
+        drop=drop,
+        duplicate=duplicate,
+        corrupt=corrupt,
+        truncate=truncate,
+        reorder=reorder,
+        dead_modules=frozenset(dead_module or ()),
+        seed=seed,
+    )
+    SimulatedDetector(loaded, host).run(images, rate, first_id, faults)
     typer.echo(report(images, faults))
 
 

@@ -72,7 +72,7 @@ _BASE, _SLOT_BYTES, _N_SLOTS, _INDEX = range(4)
 _NO_ID: Final = -1
 _FAR_BACK: Final = 16
 """A packet that many frames older is no straggler: the detector has started its count again."""
-_IDLE_POLLS: Final = 5
+_IDLE_POLLS: Final = 2
 """So many receive calls in a row without a packet mean that the detector had stopped."""
 _TRUNCATED: Final = 0x20
 """MSG_TRUNC in the message's flags: the datagram was longer than a packet."""

@@ -8,8 +8,9 @@ import numpy as np
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.detectors.layout import Detector
 from tango_stddaq.detectors.registry import detector_of
+from tango_stddaq.sim.faults import Faults
 from tango_stddaq.sim.picture import DiffractionPicture
-from tango_stddaq.sim.sender import Faults, Pace, PacketSender, clean_errors
+from tango_stddaq.sim.sender import Pace, PacketSender, clean_errors
 
 
 class SimulatedDetector:
@@ -50,6 +51,7 @@ class SimulatedDetector:
         faults = faults if faults is not None else Faults()
         pace = Pace(rate_hz)
         sizes = self.detector.packet_sizes()
+        header_bytes = self.detector.layout.header.itemsize
         with PacketSender(self._host) as sender:
             for image_id in range(first_id, first_id + n_images):
                 image = self._picture.image(image_id)
@@ -58,10 +60,9 @@ class SimulatedDetector:
                 pace.wait()
                 for part, (connection, packets) in enumerate(zip(connections, frames, strict=True)):
                     pace.fraction(part, len(frames))
-                    keep = faults.kept(image_id, connection, len(packets))
+                    sent, n_bytes = faults.apply(image_id, connection, packets, sizes, header_bytes)
                     with clean_errors():
-                        port = self.config.start_udp_port + connection
-                        sender.send(port, packets[keep], sizes[keep])
+                        sender.send(self.config.start_udp_port + connection, sent, n_bytes)
                 if on_image is not None:
                     on_image(image_id)
         return faults
@@ -80,5 +81,13 @@ def report(n_images: int, faults: Faults) -> str:
     """Return what was sent as one line of JSON."""
     incomplete = sorted({image_id for image_id, _, _ in faults.dropped})
     return json.dumps(
-        {"sent": n_images, "dropped_packets": len(faults.dropped), "incomplete_ids": incomplete}
+        {
+            "sent": n_images,
+            "dropped_packets": len(faults.dropped),
+            "incomplete_ids": incomplete,
+            "duplicated_packets": faults.n_duplicated,
+            "corrupted_packets": faults.n_corrupted,
+            "truncated_packets": faults.n_truncated,
+            "reordered_packets": faults.n_reordered,
+        }
     )

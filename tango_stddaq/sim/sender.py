@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
@@ -17,33 +16,6 @@ from tango_stddaq.errors import ChannelError
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _BATCH: Final = 1024
 _SEND_BUFFER_BYTES: Final = 8 * 2**20
-
-
-@dataclass(slots=True)
-class Faults:
-    """What shall go wrong on the way.
-
-    Attributes
-    ----------
-    drop_every
-        Leave out every n-th packet, counted over all modules; 0 for none.
-    dropped
-        Every packet left out: (image id, module, packet number).
-    """
-
-    drop_every: int = 0
-    dropped: list[tuple[int, int, int]] = field(default_factory=list)
-    _count: int = 0
-
-    def kept(self, image_id: int, module: int, n_packets: int) -> np.ndarray:
-        """Return which of a frame's packets are sent, (n_packets,) bool."""
-        if self.drop_every <= 0:
-            return np.ones(n_packets, bool)
-        numbers = self._count + 1 + np.arange(n_packets)
-        self._count += n_packets
-        keep = numbers % self.drop_every != 0
-        self.dropped += [(image_id, module, int(packet)) for packet in np.flatnonzero(~keep)]
-        return keep
 
 
 class PacketSender:

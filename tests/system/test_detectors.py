@@ -14,7 +14,7 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.detectors import jungfrau
 from tango_stddaq.io.preflight import Request
 from tango_stddaq.sim.detector import SimulatedDetector
-from tango_stddaq.sim.sender import Faults
+from tango_stddaq.sim.faults import Faults
 from tango_stddaq.stages.base import Stage
 from tango_stddaq.stages.file_writer import FileWriter
 from tango_stddaq.stages.module_sync import ModuleSync

@@ -13,7 +13,7 @@ import zmq
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.io.preflight import Request
 from tango_stddaq.sim.detector import SimulatedDetector
-from tango_stddaq.sim.sender import Faults
+from tango_stddaq.sim.faults import Faults
 from tango_stddaq.stages.base import Stage
 from tango_stddaq.stages.data_convert import DataConvert
 from tango_stddaq.stages.file_writer import FileWriter

@@ -20,7 +20,7 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.io.preflight import Request
 from tango_stddaq.io.ring import RingReader
 from tango_stddaq.sim import replay
-from tango_stddaq.sim.sender import Faults
+from tango_stddaq.sim.faults import Faults
 from tango_stddaq.stages.base import Stage
 from tango_stddaq.stages.file_writer import FileWriter
 from tango_stddaq.stages.live_stream import LiveStream

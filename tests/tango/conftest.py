@@ -22,7 +22,7 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.control.plan import ServerPlan, plan
 from tango_stddaq.devices.system import System
 from tango_stddaq.sim.detector import SimulatedDetector
-from tango_stddaq.sim.sender import Faults
+from tango_stddaq.sim.faults import Faults
 
 from ..conftest import eiger_config
 

@@ -8,7 +8,7 @@ import h5py
 import pytest
 from tango import AttrQuality, DevState
 
-from tango_stddaq.sim.sender import Faults
+from tango_stddaq.sim.faults import Faults
 
 from .conftest import Daq, refused, running_system, wait_until
 

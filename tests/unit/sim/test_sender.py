@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tango_stddaq.sim.sender import Faults, split
+from tango_stddaq.sim.faults import Faults
+from tango_stddaq.sim.sender import split
 
 
 @pytest.mark.parametrize("drop_every", [0, -1])
