@@ -50,22 +50,39 @@ class SimulatedDetector:
         """Send images; returns the faults with what was really left out."""
         faults = faults if faults is not None else Faults()
         pace = Pace(rate_hz)
-        sizes = self.detector.packet_sizes()
-        header_bytes = self.detector.layout.header.itemsize
         with PacketSender(self._host) as sender:
             for image_id in range(first_id, first_id + n_images):
-                image = self._picture.image(image_id)
-                connections = self.detector.connections_of(image_id)
-                frames = [self.detector.packets(image, image_id, one) for one in connections]
+                frames = self.frames(image_id)
                 pace.wait()
-                for part, (connection, packets) in enumerate(zip(connections, frames, strict=True)):
-                    pace.fraction(part, len(frames))
-                    sent, n_bytes = faults.apply(image_id, connection, packets, sizes, header_bytes)
-                    with clean_errors():
-                        sender.send(self.config.start_udp_port + connection, sent, n_bytes)
+                self.send(sender, image_id, frames, faults, pace)
                 if on_image is not None:
                     on_image(image_id)
         return faults
+
+    def frames(self, image_id: int) -> dict[int, np.ndarray]:
+        """Return the packets of an image by connection, in the order in which they are sent."""
+        image = self._picture.image(image_id)
+        return {
+            connection: self.detector.packets(image, image_id, connection)
+            for connection in self.detector.connections_of(image_id)
+        }
+
+    def send(
+        self,
+        sender: PacketSender,
+        image_id: int,
+        frames: dict[int, np.ndarray],
+        faults: Faults,
+        pace: Pace,
+    ) -> None:
+        """Send the packets of one image, spread over its period, as the faults leave them."""
+        sizes = self.detector.packet_sizes()
+        header_bytes = self.detector.layout.header.itemsize
+        for part, (connection, packets) in enumerate(frames.items()):
+            pace.fraction(part, len(frames))
+            sent, n_bytes = faults.apply(image_id, connection, packets, sizes, header_bytes)
+            with clean_errors():
+                sender.send(self.config.start_udp_port + connection, sent, n_bytes)
 
 
 def visible_pixels(detector: Detector, config: DaqConfig) -> np.ndarray:
