@@ -11,6 +11,7 @@ import pytest
 
 from tango_stddaq import config as config_module
 from tango_stddaq.config import DaqConfig
+from tango_stddaq.control.plan import plan
 from tango_stddaq.detectors import jungfrau
 from tango_stddaq.io.preflight import Request
 from tango_stddaq.sim.detector import SimulatedDetector
@@ -18,7 +19,7 @@ from tango_stddaq.sim.faults import Faults
 from tango_stddaq.stages.base import Stage
 from tango_stddaq.stages.file_writer import FileWriter
 from tango_stddaq.stages.module_sync import ModuleSync
-from tango_stddaq.stages.udp_receiver import UdpReceiver
+from tango_stddaq.stages.udp_receiver import UdpReceiver, parse_modules
 from tango_stddaq.stages.writer_driver import WriterDriver
 from tests.conftest import EIGER_POSITIONS, free_udp_ports
 
@@ -154,3 +155,44 @@ def test_jungfrau_pixels_become_energies(detector_name: str, tmp_path: Path) -> 
         lost = np.isnan(image)
         assert lost.any() == (image_id in incomplete)
         assert np.array_equal(image[~lost], expected[~lost])
+
+
+def eiger_9m_positions() -> dict[str, list[int]]:
+    """72 half modules: 3 x 6 modules of four, with gaps, the lower halves upside down."""
+    positions = {}
+    for row in range(6):
+        for column in range(3):
+            x, y = column * 1038, row * 550
+            upper, lower = (y, y + 255), (y + 513, y + 258)
+            halves = [(x, upper), (x + 516, upper), (x, lower), (x + 516, lower)]
+            for half, (x0, (y0, y1)) in enumerate(halves):
+                positions[str(4 * (3 * row + column) + half)] = [x0, y0, x0 + 513, y1]
+    return positions
+
+
+def test_an_eiger_9m_in_a_handful_of_receivers(detector_name: str, tmp_path: Path) -> None:
+    config = config_of(
+        detector_name, "eiger", 3264, 3106, 72, module_positions=eiger_9m_positions(), ring_slots=8
+    )
+    receivers = [
+        UdpReceiver(config, parse_modules(server.properties["Modules"][0]))
+        for server in plan(config, tmp_path).stages
+        if server.tango_class == "StdDaqUdpReceiver"
+    ]
+    assert [len(receiver.modules) for receiver in receivers] == [18] * 4
+    driver = WriterDriver(config)
+    stages: list[Stage] = [ModuleSync(config), FileWriter(config, 0), driver, *receivers]
+    simulator = SimulatedDetector(config)
+    try:
+        for stage in stages:
+            stage.start()
+        driver.begin(Request(str(tmp_path), "run_", 3))
+        simulator.run(3, 1)
+        assert driver.wait_until_idle(20), driver.status
+        assert (driver.ledger.complete, driver.ledger.lost) == (3, 0)
+        with h5py.File(driver.last_master) as file:
+            for at, image in enumerate(file["entry/data/data"]):
+                assert np.array_equal(image, simulator.truth(at + 1))
+    finally:
+        for stage in reversed(stages):
+            stage.stop()
