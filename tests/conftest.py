@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,9 @@ import pytest
 from tango_stddaq import config as config_module
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.io import ring
+from tango_stddaq.sim.demo_config import free_tcp_port, free_udp_ports
+
+__all__ = ["eiger_config", "free_tcp_port", "free_udp_ports"]
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "eiger-0.5M-32bit"
 
@@ -48,32 +50,6 @@ def detector_name() -> Iterator[str]:
         path.unlink()
     ring.remove_abandoned(name)
     assert not left, f"left behind: {left}"
-
-
-def free_udp_ports(n: int) -> int:
-    """Return the first of `n` consecutive UDP ports that are free."""
-    for start in range(20_000 + os.getpid() % 20_000, 60_000, n):
-        handles = []
-        try:
-            for port in range(start, start + n):
-                handle = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-                handles.append(handle)
-                handle.bind(("0.0.0.0", port))
-        except OSError:
-            continue
-        else:
-            return start
-        finally:
-            for handle in handles:
-                handle.close()
-    raise RuntimeError("no free UDP ports")
-
-
-def free_tcp_port() -> int:
-    """Return a TCP port that is free."""
-    with socket.socket() as handle:
-        handle.bind(("127.0.0.1", 0))
-        return int(handle.getsockname()[1])
 
 
 EIGER_POSITIONS = {

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from tango_stddaq.config import DaqConfig
+from tango_stddaq.errors import ConfigError
 from tango_stddaq.model import DetectorMetadata
 
 FRAME_HEADER_BYTES: Final = 64
@@ -205,9 +206,22 @@ class Detector:
         """All connections; `placement` has a row for each, and events name them by position."""
         return self.modules + self.more_connections
 
-    def module_of(self, connection: int) -> int:
-        """Return the module whose pixels a connection delivers."""
-        return self.modules[self.connections.index(connection) % len(self.modules)]
+    def select(self, wanted: Sequence[int] | None) -> tuple[int, ...]:
+        """Return the connections wanted; all for None.
+
+        Raises
+        ------
+        ConfigError
+            If one is not of this detector.
+        """
+        if wanted is None:
+            return self.connections
+        unknown = sorted(set(wanted) - set(self.connections))
+        if unknown:
+            raise ConfigError(
+                f"modules {unknown}: are not of this detector; allowed are {list(self.connections)}"
+            )
+        return tuple(wanted)
 
     def connections_of(self, image_id: int) -> tuple[int, ...]:
         """Return the connections that deliver an image: all, or sets of them in turn."""

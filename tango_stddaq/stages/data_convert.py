@@ -13,7 +13,6 @@ import zmq
 from tango_stddaq.config import MIN_SLOTS, DaqConfig
 from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES, PixelFormat
 from tango_stddaq.detectors.registry import detector_of
-from tango_stddaq.errors import ConfigError
 from tango_stddaq.io import channels, gain_maps
 from tango_stddaq.io.ring import RingReader, RingWriter
 from tango_stddaq.model import INVALID_IMAGE_ID
@@ -59,13 +58,7 @@ class DataConvert(Stage):
         pedestals_file: str = "",
     ) -> None:
         self.detector = detector_of(config)
-        self.modules = tuple(modules) if modules is not None else self.detector.connections
-        unknown = sorted(set(self.modules) - set(self.detector.connections))
-        if unknown:
-            raise ConfigError(
-                f"modules {unknown}: are not of this detector; allowed are "
-                f"{list(self.detector.connections)}"
-            )
+        self.modules = self.detector.select(modules)
         super().__init__(config, module_label(self.modules))
         self._gains_file, self._pedestals_file = gains_file, pedestals_file
         self._in: list[zmq.Socket[bytes]] = []

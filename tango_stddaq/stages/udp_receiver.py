@@ -87,13 +87,7 @@ class UdpReceiver(Stage):
         pedestals_file: str = "",
     ) -> None:
         self.detector = detector_of(config)
-        self.modules = tuple(modules) if modules is not None else self.detector.connections
-        unknown = sorted(set(self.modules) - set(self.detector.connections))
-        if unknown:
-            raise ConfigError(
-                f"modules {unknown}: are not of this detector; allowed are "
-                f"{list(self.detector.connections)}"
-            )
+        self.modules = self.detector.select(modules)
         super().__init__(config, label if label is not None else module_label(self.modules))
         self.mode = mode
         self.frame_timeout_s = frame_timeout_s
