@@ -47,4 +47,4 @@ lock: $(VENV)/.dev ## lock the newest versions that fit pyproject.toml in constr
 	  --no-annotate pyproject.toml -o constraints.txt
 
 clean: ## remove the environment and everything generated
-	rm -rf $(VENV) demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) demo-output logs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

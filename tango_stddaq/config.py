@@ -156,6 +156,8 @@ class DaqConfig(BaseModel):
         for address in value:
             if not re.fullmatch(r"tcp://(\*|[A-Za-z0-9.:\[\]_-]+):\d{1,5}", address):
                 raise ValueError(f"address {address!r}: allowed is tcp://HOST:PORT or tcp://*:PORT")
+            if int(address.rsplit(":", 1)[1]) > 65535:
+                raise ValueError(f"address {address!r}: allowed are ports up to 65535")
         return value
 
     @model_validator(mode="after")
@@ -172,6 +174,14 @@ class DaqConfig(BaseModel):
                     f"module_positions {key!r} {[x0, y0, x1, y1]}: outside the image of "
                     f"{self.image_pixel_width} x {self.image_pixel_height} pixels (width x height)"
                 )
+        boxes = list(self.module_positions.items())
+        for at, (key, box) in enumerate(boxes):
+            for other, other_box in boxes[:at]:
+                if _overlap(box, other_box):
+                    raise ValueError(
+                        f"module_positions {key!r} {list(box)}: lies over module {other!r} "
+                        f"{list(other_box)}"
+                    )
         last_port = self.start_udp_port + self.n_modules - 1
         if last_port > 65535:
             raise ValueError(
@@ -247,6 +257,15 @@ class Sizes:
     def shape(self) -> tuple[int, int]:
         """(height, width)."""
         return (self.height, self.width)
+
+
+def _overlap(one: tuple[int, int, int, int], two: tuple[int, int, int, int]) -> bool:
+    """Return whether two boxes [x0, y0, x1, y1], in any order of their corners, share a pixel."""
+    return all(
+        max(min(one[axis], one[axis + 2]), min(two[axis], two[axis + 2]))
+        <= min(max(one[axis], one[axis + 2]), max(two[axis], two[axis + 2]))
+        for axis in (0, 1)
+    )
 
 
 def segment_bytes(n_slots: int, slot_bytes: int) -> int:

@@ -43,5 +43,10 @@ def check(file: Annotated[Path, typer.Argument(help="Configuration file.")]) -> 
     ):
         table.add_row(name, value)
     Console().print(table)
+    if config.module_positions and len(config.module_positions) < config.n_modules:
+        missing = sorted(set(range(config.n_modules)) - {int(key) for key in config.module_positions})
+        typer.secho(
+            f"note: module_positions leaves out modules {missing}: their pixels stay 0", fg="yellow"
+        )
     for key in config.unknown_keys:
         typer.secho(f"note: key {key!r} is not known here; it is kept and not used", fg="yellow")

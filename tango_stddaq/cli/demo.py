@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -124,6 +125,9 @@ class Demo:
         )
         try:
             self._follow(daq, n_images, sender)
+        except BaseException:
+            self._discard(daq)
+            raise
         finally:
             if sender.poll() is None:
                 sender.terminate()
@@ -145,6 +149,15 @@ class Demo:
             bytes_per_s=round(daq.meanImageRate * image_bytes),
             picture=str(picture),
         )
+
+    def _discard(self, daq: tango.DeviceProxy) -> None:
+        """Leave no half-made files behind when the user ends the demo, or something breaks."""
+        self._console.print("stopping; the files of this run are removed")
+        with suppress(tango.DevFailed):
+            daq.Abort()
+            deadline = time.monotonic() + _PATIENCE_S
+            while daq.acquiring and time.monotonic() < deadline:
+                time.sleep(0.05)
 
     def _follow(self, daq: tango.DeviceProxy, n_images: int, sender: subprocess.Popen[bytes]) -> None:
         bar = Progress(

@@ -47,11 +47,18 @@ def simulate(
         list[int] | None, typer.Option(help="A module that sends nothing; repeat for more.")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed makes the same faults.")] = 1,
+    record: Annotated[
+        Path | None, typer.Option(help="Write the packets to this directory, for `stddaq replay`.")
+    ] = None,
 ) -> None:
     """Send the packets of a picture that a person recognises; print what was sent as JSON."""
     loaded = config_module.load(config)
     if loaded.detector_type in CAMERAS:
         _simulate_camera(loaded, images, rate, first_id)
+        return
+    if record is not None:
+        SimulatedDetector(loaded, host).record(record, images, first_id)
+        typer.echo(report(images, Faults()))
         return
     faults = Faults(
         drop_every=drop_every,

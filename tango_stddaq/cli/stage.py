@@ -1,17 +1,18 @@
 """`stddaq stage`: one pipeline stage without Tango, called like the program it can replace."""
 
+import logging
 import signal
 import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from tango_stddaq import config as config_module
 from tango_stddaq.config import DaqConfig
-from tango_stddaq.errors import StageError
+from tango_stddaq.errors import ConfigError, StageError
 from tango_stddaq.io import logs
 from tango_stddaq.stages.base import Stage
 
@@ -27,7 +28,8 @@ Connections = Annotated[
     int, typer.Option("-n", "--number_of_connections", min=1, help="Parallel connections.")
 ]
 SocketType = Annotated[
-    str, typer.Option("-t", "--type", help="pull: the camera binds PUSH; sub: it binds PUB.")
+    Literal["pull", "sub"],
+    typer.Option("-t", "--type", help="pull: the camera binds PUSH; sub: it binds PUB."),
 ]
 
 
@@ -45,10 +47,10 @@ def udp_recv(
     ] = False,
 ) -> None:
     """Receive the UDP packets of detector modules."""
-    from tango_stddaq.stages.udp_receiver import ReceiveMode, UdpReceiver, parse_modules  # noqa: PLC0415
+    from tango_stddaq.stages.udp_receiver import ReceiveMode, UdpReceiver  # noqa: PLC0415
 
     mode = ReceiveMode.DIRECT if direct else ReceiveMode.FRAMES
-    run(UdpReceiver(load(config), parse_modules(module), mode))
+    run(UdpReceiver(load(config), modules_of(module), mode))
 
 
 @app.command("data-convert")
@@ -61,9 +63,8 @@ def data_convert(
 ) -> None:
     """Bring raw frames of modules to their places in the image ring."""
     from tango_stddaq.stages.data_convert import DataConvert  # noqa: PLC0415
-    from tango_stddaq.stages.udp_receiver import parse_modules  # noqa: PLC0415
 
-    run(DataConvert(load(config), parse_modules(module), gains_and_pedestals))
+    run(DataConvert(load(config), modules_of(module), gains_and_pedestals))
 
 
 @app.command("bsread-recv")
@@ -129,13 +130,21 @@ def writer_driver(
     port: Annotated[
         int, typer.Option("-p", "--port", min=0, max=65535, help="WebSocket port for clients.")
     ] = 8080,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets clients of other hosts in.")
+    ] = "127.0.0.1",
+    with_metadata_writer: Annotated[
+        bool, typer.Option("-m", "--with_metadata_writer", help="Not available yet.")
+    ] = False,
 ) -> None:
     """Hand images to the file writers; clients start and stop it over a WebSocket."""
     from tango_stddaq.control.websocket_server import WebSocketServer  # noqa: PLC0415
     from tango_stddaq.stages.writer_driver import WriterDriver  # noqa: PLC0415
 
     driver = WriterDriver(load(config), source_suffix)
-    with WebSocketServer(driver, port):
+    if with_metadata_writer:
+        driver.say(logging.WARNING, "there is no metadata writer yet: -m has no effect")
+    with WebSocketServer(driver, port, host):
         run(driver)
 
 
@@ -155,10 +164,21 @@ def file_writer(
         run(FileWriter(loaded, writer_id, source_suffix))
 
 
+def modules_of(text: str) -> tuple[int, ...] | None:
+    """Read the MODULE argument; a wrong one prints usage."""
+    from tango_stddaq.stages.udp_receiver import parse_modules  # noqa: PLC0415
+
+    try:
+        return parse_modules(text)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error), param_hint="MODULE") from None
+
+
 def load(path: Path) -> DaqConfig:
     """Read the configuration and set up the log as it says."""
     config = config_module.load(path)
     logs.configure("stddaq", config.log_level)
+    logs.note_unknown_keys(config.unknown_keys)
     return config
 
 

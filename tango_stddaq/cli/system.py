@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 
 from tango_stddaq import config as config_module
+from tango_stddaq.config import CAMERAS, DaqConfig
+from tango_stddaq.errors import ConfigError, FileError
 from tango_stddaq.sim import demo_config
 
 if TYPE_CHECKING:  # Tango is loaded only by the commands that speak it
@@ -50,8 +52,13 @@ def demo(
     from tango_stddaq.control.plan import plan  # noqa: PLC0415
     from tango_stddaq.devices.system import System  # noqa: PLC0415
 
+    if drop_every and detector is SimulatedDetectors.PCO:
+        raise ConfigError("--drop-every: a camera sends no packets that could be lost")
     output = output.resolve()
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"--output {output}: cannot be created: {error.strerror}") from error
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     config_path = output / "demo.json"
     data = demo_config.build(detector.value, f"DEMO-{os.getpid()}", bit_depth, writers)
@@ -84,6 +91,9 @@ def up(
 
     config = config.resolve()
     loaded = config_module.load(config)
+    missing = [str(root) for root in output_root or [] if not root.is_dir()]
+    if missing:
+        raise ConfigError(f"--output-root {', '.join(missing)}: is no directory; create it first")
     roots = tuple(str(root.resolve()) for root in output_root or [])
     console = Console()
     system_plan = plan(loaded, config, roots)
@@ -100,10 +110,7 @@ def up(
         console.print(_overview(system), soft_wrap=True, highlight=False)
         console.print(f"Facade: [bold]tango://{system.tango_host}/{system_plan.facade.device}[/]")
         console.print(f"Clients: export TANGO_HOST={system.tango_host}")
-        console.print(
-            f"Packets: UDP ports {loaded.start_udp_port} to "
-            f"{loaded.start_udp_port + loaded.n_modules - 1}"
-        )
+        console.print(_input(loaded))
         console.print(f"Logs: {system.log_dir}", soft_wrap=True)
         console.print("Ctrl-C ends it.")
         while True:
@@ -113,6 +120,14 @@ def up(
         console.print("stopping")
     finally:
         system.__exit__(None, None, None)
+
+
+def _input(config: DaqConfig) -> str:
+    if config.detector_type in CAMERAS:
+        return f"Images: from {config.camera_address} ({config.camera_protocol})"
+    last = config.start_udp_port + config.n_modules - 1
+    ports = f"ports {config.start_udp_port} to {last}" if config.n_modules > 1 else f"port {last}"
+    return f"Packets: UDP {ports}"
 
 
 def _overview(system: "System") -> str:

@@ -12,6 +12,7 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.detectors import sls
 from tango_stddaq.detectors.layout import (
     FRAME_HEADER_BYTES,
+    HEADER_MARK,
     Detector,
     PacketLayout,
     Placement,
@@ -30,14 +31,14 @@ FRAME_HEADER: Final = np.dtype(
     {
         "names": [
             "image_id", "n_missing_packets", "module_id", "bit_depth", "pos_y", "pos_x", "exptime",
-            "epoch",
+            "mark", "epoch",
         ],
-        "formats": ["<u8", "<u8", "<u2", "<u2", "<u2", "<u2", "<u4", "<u2"],
-        "offsets": [0, 8, 16, 18, 20, 22, 24, 62],
+        "formats": ["<u8", "<u8", "<u2", "<u2", "<u2", "<u2", "<u4", "<u2", "<u2"],
+        "offsets": [0, 8, 16, 18, 20, 22, 24, 60, 62],
         "itemsize": FRAME_HEADER_BYTES,
     }
 )  # fmt: skip
-"""The 64-byte frame header. `exptime` lies in what is padding for existing programs; they leave it 0."""
+"""The 64-byte frame header. `exptime` lies in what is padding for existing programs."""
 
 
 def packet_layout(bit_depth: int) -> PacketLayout:
@@ -127,4 +128,5 @@ def detector(config: DaqConfig) -> Detector:
 
 def metadata(frame_header: bytes) -> DetectorMetadata:
     """Read what an Eiger frame header says of its image."""
-    return EigerMetadata(exptime=int(np.frombuffer(frame_header, FRAME_HEADER)["exptime"][0]))
+    header = np.frombuffer(frame_header, FRAME_HEADER)[0]
+    return EigerMetadata(exptime=int(header["exptime"]) if header["mark"] == HEADER_MARK else 0)

@@ -50,10 +50,10 @@ FRAME_HEADER: Final = np.dtype(
     {
         "names": ["image_id", "n_missing_packets", "module_id", "swapped_rows", "link_id", "corr_mode",
                   "quadrant_id", "rpf", "do_not_store", "scan_id", "size_x", "size_y", "scan_time",
-                  "sync_time", "frame_timestamp", "exposure_time", "epoch"],
+                  "sync_time", "frame_timestamp", "exposure_time", "mark", "epoch"],
         "formats": ["<u8", "<u8", "<u2", "u1", "u1", "u1", "u1", "u1", "u1", "<u4", "<u4", "<u4", "<u4",
-                    "<u4", "<u8", "<u8", "<u2"],
-        "offsets": [0, 8, 16, 18, 19, 20, 21, 22, 23, 24, 28, 32, 36, 40, 44, 52, 62],
+                    "<u4", "<u8", "<u8", "<u2", "<u2"],
+        "offsets": [0, 8, 16, 18, 19, 20, 21, 22, 23, 24, 28, 32, 36, 40, 44, 52, 60, 62],
         "itemsize": FRAME_HEADER_BYTES,
     }
 )  # fmt: skip

@@ -37,9 +37,9 @@ LAYOUT: Final = PacketLayout(
 FRAME_HEADER: Final = np.dtype(
     {
         "names": ["image_id", "n_missing_packets", "module_id", "id", "frame_index", "daq_rec",
-                  "module_number", "epoch"],
-        "formats": ["<u8", "<u8", "<u2", "<u8", "<u8", "<u8", "<u8", "<u2"],
-        "offsets": [0, 8, 16, 18, 26, 34, 42, 62],
+                  "module_number", "mark", "epoch"],
+        "formats": ["<u8", "<u8", "<u2", "<u8", "<u8", "<u8", "<u8", "<u2", "<u2"],
+        "offsets": [0, 8, 16, 18, 26, 34, 42, 60, 62],
         "itemsize": FRAME_HEADER_BYTES,
     }
 )  # fmt: skip

@@ -16,14 +16,20 @@ FRAME_HEADER_BYTES: Final = 64
 
 FRAME_HEADER: Final = np.dtype(
     {
-        "names": ["image_id", "n_missing_packets", "module_id", "epoch"],
-        "formats": ["<u8", "<u8", "<u2", "<u2"],
-        "offsets": [0, 8, 16, 62],
+        "names": ["image_id", "n_missing_packets", "module_id", "mark", "epoch"],
+        "formats": ["<u8", "<u8", "<u2", "<u2", "<u2"],
+        "offsets": [0, 8, 16, 60, 62],
         "itemsize": FRAME_HEADER_BYTES,
     }
 )
-"""The part of the frame header that all detectors share. `epoch` lies in the padding that every
-detector's header ends with: it changes when image ids start again; 0 from an existing program."""
+"""The part of the frame header that all detectors share.
+
+`mark` and `epoch` lie in the padding that every detector's header ends with. `epoch` changes when image
+ids start again. Existing programs leave anything in the padding: what we put there counts only where
+`mark` is `HEADER_MARK`.
+"""
+
+HEADER_MARK: Final = 0xDA0C
 
 EVENT: Final = np.dtype(
     {
@@ -249,6 +255,7 @@ class Detector:
         place = events["source"].astype(np.intp) % len(self.modules)
         result["module_id"] = np.array(self.modules, np.uint16)[place]
         packets = np.ascontiguousarray(events["packet_header"][:, : self.layout.header.itemsize])
+        result["mark"] = HEADER_MARK
         self.fill_frame_headers(result, packets.view(self.layout.header)[:, 0])
         return result
 

@@ -160,6 +160,7 @@ class StageDevice(Device):
                 raise ConfigError("property ConfigFile: is empty; set it to the configuration file")
             config = config_module.load(self.ConfigFile)
             logs.set_level(config.log_level)
+            logs.note_unknown_keys(config.unknown_keys)
             stage = self.make_stage(config)
             stage.on_tick = self._pusher.wake
             self._stage = stage

@@ -48,6 +48,12 @@ def configure(service: str, level: str = "info") -> None:
     set_level(level)
 
 
+def note_unknown_keys(keys: list[str]) -> None:
+    """Warn of configuration keys that nothing reads: they may be misspelt."""
+    if keys:
+        logging.getLogger(ROOT).warning("unknown configuration keys, not used: %s", ", ".join(keys))
+
+
 def set_level(level: str) -> None:
     """Set the least severe level that is logged, by its name in the configuration."""
     logging.getLogger(ROOT).setLevel(_LEVELS[level])

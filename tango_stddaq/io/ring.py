@@ -216,6 +216,15 @@ class RingOwner(_Mapped):
         self._head_word[0] = published
         return True
 
+    def keep(self) -> None:
+        """Leave the data segment behind at the end, as existing programs do.
+
+        Those that have it mapped know nothing of an owner that goes and comes: the next one takes the
+        segment over in place.
+        """
+        self._remove_data = False
+        self._header["adopted"] = True
+
     def is_reused(self, image_id: int) -> bool:
         """Return whether the slot is being written for another image already."""
         claim = int(self._claims[image_id % self.n_slots])

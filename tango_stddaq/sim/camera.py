@@ -170,7 +170,8 @@ class SimulatedCamera:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise ChannelError(
-                    f"{self.endpoint}: {self._n_connections} of {n_connections} connections are there"
+                    f"{self.endpoint}: {self._n_connections} of {n_connections} connections are there; "
+                    "does the receiver run (stddaq up)?"
                 )
             self._count_connections(int(left_s * 1000))
 

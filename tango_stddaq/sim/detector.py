@@ -2,12 +2,16 @@
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 
+from tango_stddaq.codecs import dump
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.detectors.layout import Detector
 from tango_stddaq.detectors.registry import detector_of
+from tango_stddaq.errors import FileError
 from tango_stddaq.sim.faults import Faults
 from tango_stddaq.sim.picture import DiffractionPicture
 from tango_stddaq.sim.sender import Pace, PacketSender, clean_errors
@@ -58,6 +62,31 @@ class SimulatedDetector:
                 if on_image is not None:
                     on_image(image_id)
         return faults
+
+    def record(self, directory: Path, n_images: int, first_id: int = 1) -> None:
+        """Write the packets to `<port>.dat`, one dump a connection, instead of sending them.
+
+        Raises
+        ------
+        FileError
+            If a dump exists already or cannot be written.
+        """
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as stack:
+                dumps = {
+                    connection: stack.enter_context(
+                        (directory / f"{self.config.start_udp_port + connection}.dat").open("xb")
+                    )
+                    for connection in self.detector.connections
+                }
+                sizes = self.detector.packet_sizes()
+                for image_id in range(first_id, first_id + n_images):
+                    for connection, packets in self.frames(image_id).items():
+                        for packet, size in zip(packets, sizes, strict=True):
+                            dumps[connection].write(dump.encode(packet[:size].data))
+        except OSError as error:
+            raise FileError(f"{error.filename}: cannot be written: {error.strerror}") from error
 
     def frames(self, image_id: int) -> dict[int, np.ndarray]:
         """Return the packets of an image by connection, in the order in which they are sent."""

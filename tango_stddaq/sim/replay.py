@@ -43,7 +43,7 @@ def load(directory: Path, config: DaqConfig) -> Recording:
     """
     detector = detector_of(config)
     frames: dict[int, dict[int, list[memoryview]]] = {}
-    for module in detector.modules:
+    for module in detector.connections:
         path = _find(directory, config.start_udp_port + module)
         try:
             data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()

@@ -52,6 +52,8 @@ class Stage:
 
     name: ClassVar[str]
     counters_spec: ClassVar[tuple[Counter, ...]]
+    label_tag: ClassVar[str] = "source"
+    """Tag of the statistics that tells equal stages apart: module, id or source."""
     main_counter: ClassVar[str]
     """The counter whose growth is the stage's rate."""
 
@@ -252,7 +254,11 @@ class Stage:
     def _publish_statistics(self) -> None:
         line = statistics.encode(
             self.name,
-            {"detector": self.config.detector_name, "source": self.label},
+            {"detector": self.config.detector_name, self.label_tag: self.label},
             {**self.counters, "repetition_rate_hz": round(self.rate_hz, 3)},
         )
-        self.log.info(line, extra={"service": self.title})
+        # Whatever the level is: statistics are data, and somebody plots them.
+        record = self.log.makeRecord(
+            self.log.name, logging.INFO, __file__, 0, line, (), None, extra={"service": self.title}
+        )
+        self.log.handle(record)

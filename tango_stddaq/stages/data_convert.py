@@ -11,7 +11,7 @@ import numpy as np
 import zmq
 
 from tango_stddaq.config import MIN_SLOTS, DaqConfig
-from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES, PixelFormat
+from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES, HEADER_MARK, PixelFormat
 from tango_stddaq.detectors.registry import detector_of
 from tango_stddaq.io import channels, gain_maps
 from tango_stddaq.io.ring import RingReader, RingWriter
@@ -37,6 +37,7 @@ class DataConvert(Stage):
     """
 
     name = "data-convert"
+    label_tag = "module"
     main_counter = "frames"
     counters_spec: ClassVar[tuple[Counter, ...]] = (
         Counter("frames", "frames", "Frames brought to their image."),
@@ -118,7 +119,7 @@ class DataConvert(Stage):
             return
         slot = images.slot(image_id)[: sizes.slot_bytes]
         self.counters["invalid_pixels"] += workspace.place_frame(source, self._frame, slot)
-        fields["epoch"] = epoch
+        fields["mark"], fields["epoch"] = HEADER_MARK, epoch
         if n_missing:
             self.counters["incomplete_frames"] += 1
             self.counters["missing_packets"] += min(n_missing, self.detector.layout.packets_per_frame)

@@ -39,6 +39,7 @@ class FileWriter(Stage):
     """
 
     name = "file-writer"
+    label_tag = "id"
     main_counter = "images"
     counters_spec: ClassVar[tuple[Counter, ...]] = (
         Counter("images", "images", "Images stored."),
@@ -81,6 +82,8 @@ class FileWriter(Stage):
             return
         if self._in.poll(int(TURN_S * 1000)):
             for _ in range(_MAX_ACTIONS_PER_TURN):
+                if self._stop.is_set():
+                    return  # what waits is not begun: the file is closed with what it has
                 try:
                     data = self._in.recv(zmq.DONTWAIT)
                 except zmq.Again:

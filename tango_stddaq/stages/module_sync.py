@@ -8,11 +8,12 @@ import zmq
 
 from tango_stddaq.codecs import image_metadata
 from tango_stddaq.config import DaqConfig
-from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES
+from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES, HEADER_MARK
 from tango_stddaq.detectors.registry import detector_of
 from tango_stddaq.io import channels
 from tango_stddaq.io.ring import RingOwner
 from tango_stddaq.model import INVALID_IMAGE_ID, Frame, Image
+from tango_stddaq.processing.slots import NO_EPOCH
 from tango_stddaq.processing.synchronize import JoinedImage, Synchronizer
 from tango_stddaq.stages.base import TURN_S, Stage
 from tango_stddaq.stats import Counter
@@ -92,18 +93,20 @@ class ModuleSync(Stage):
 
     def _take(self, data: bytes) -> None:
         headers = np.frombuffer(data, FRAME_HEADER)
-        for at, (image_id, n_missing, module, epoch) in enumerate(headers.tolist()):
+        for at, (image_id, n_missing, module, mark, epoch) in enumerate(headers.tolist()):
             self.counters["frames"] += 1
             index = self._index_of.get(module)
             if index is None or image_id == INVALID_IMAGE_ID:
                 self.counters["foreign"] += 1
                 continue
+            if mark != HEADER_MARK and self._ring is not None:
+                self._ring.keep()  # an existing program writes into it, and outlives us
             start = at * FRAME_HEADER_BYTES
             frame = Frame(
                 image_id,
                 index,
                 min(n_missing, self.detector.layout.packets_per_frame),
-                epoch,
+                epoch if mark == HEADER_MARK else NO_EPOCH,
                 data[start : start + FRAME_HEADER_BYTES],
             )
             self._publish(self._synchronizer.add(frame))

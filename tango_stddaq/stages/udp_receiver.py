@@ -54,6 +54,7 @@ class UdpReceiver(Stage):
     """
 
     name = "udp-recv"
+    label_tag = "module"
     main_counter = "frames"
     counters_spec: ClassVar[tuple[Counter, ...]] = (
         Counter("packets", "packets", "Packets received, good or not."),

@@ -15,9 +15,9 @@ def test_the_common_frame_header_has_64_bytes_at_the_offsets_of_the_contract() -
     assert FRAME_HEADER.itemsize == 64
     header = np.zeros(1, FRAME_HEADER)
     header["image_id"], header["n_missing_packets"], header["module_id"] = 2**64 - 1, 258, 0x0403
-    header["epoch"] = 0x0605
+    header["mark"], header["epoch"] = 0x0807, 0x0605
     assert header.tobytes() == (
-        b"\xff" * 8 + b"\x02\x01" + bytes(6) + b"\x03\x04" + bytes(44) + b"\x05\x06"
+        b"\xff" * 8 + b"\x02\x01" + bytes(6) + b"\x03\x04" + bytes(42) + b"\x07\x08\x05\x06"
     )
 
 
@@ -38,8 +38,8 @@ def test_finished_frames_become_frame_headers() -> None:
     own = np.dtype(
         {
             "names": [*(FRAME_HEADER.names or ()), "gain"],
-            "formats": ["<u8", "<u8", "<u2", "<u2", "<u2"],
-            "offsets": [0, 8, 16, 62, 18],
+            "formats": ["<u8", "<u8", "<u2", "<u2", "<u2", "<u2"],
+            "offsets": [0, 8, 16, 60, 62, 18],
             "itemsize": 64,
         }
     )
