@@ -85,7 +85,7 @@ def test_every_mandatory_key_is_named_when_missing(key: str) -> None:
         ({"module_positions": {"4": [0, 0, 513, 255]}}, ["module_positions", "'4'", "0 to 3"]),
         ({"module_positions": {"01": [0, 0, 513, 255]}}, ["module_positions", "'01'", "0 to 3"]),
         ({"module_positions": {"٣": [0, 0, 513, 255]}}, ["module_positions", "0 to 3"]),
-        ({"module_positions": {"0": [0, 0, 513, 255], "2": [513, 9, 0, 0]}}, ["'2'", "lies over", "'0'"]),
+        ({"module_positions": {"0": [0, 0, 513, 255], "2": [513, 9, 0, 0]}}, ["'2'", "lies over"]),
         ({"module_positions": {"0": [0, 0, 1030, 255]}}, ["[0, 0, 1030, 255]", "1030 x 514"]),
         ({"module_positions": {"0": [0, -1, 513, 254]}}, ["module_positions.0.1", "-1"]),
         ({"module_positions": {"0": [0, 0, 513]}}, ["module_positions.0.3", "missing"]),
