@@ -1,5 +1,6 @@
 """Receiver to frame ring, converter to image ring: either half may be an existing program."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,28 +63,44 @@ def test_both_halves_together_give_the_same_images(
     config = config_of(detector_name, kind, height, width, n_modules, **more)
     faults = Faults(drop_every)
     driver = WriterDriver(config)
-    convert = DataConvert(config)
+    sync, convert = ModuleSync(config), DataConvert(config)
     with running(
-        ModuleSync(config),
+        sync,
         FileWriter(config, 0),
         driver,
         convert,
         UdpReceiver(config, mode=ReceiveMode.FRAMES),
     ):
-        driver.begin(Request(str(tmp_path), "run_", N_IMAGES))
         simulator = SimulatedDetector(config)
-        simulator.run(N_IMAGES, 20, faults=faults)
+        first_id = first_after_all_are_connected(simulator, sync)
+        driver.begin(Request(str(tmp_path), "run_", N_IMAGES, start_id=first_id))
+        simulator.run(N_IMAGES, 20, first_id=first_id, faults=faults)
         assert driver.wait_until_idle(20), driver.status
         damaged = sorted({image_id for image_id, _, _ in faults.dropped})
         assert (driver.ledger.expected, driver.ledger.lost) == (N_IMAGES, 0)
         assert list(driver.ledger.incomplete_ids) == damaged
         with h5py.File(driver.last_master) as file:
             images = file["entry/data/data"][()]
-    for image_id, image in enumerate(images, start=1):
+    for image_id, image in enumerate(images, start=first_id):
         expected = simulator.truth(image_id)
         differs = image != expected
         assert differs.any() == (image_id in damaged)
         assert not image[differs].any()
+
+
+def first_after_all_are_connected(simulator: SimulatedDetector, sync: ModuleSync) -> int:
+    """Send images until all modules of one arrive: a subscriber misses what comes before it connects.
+
+    Returns the next image id.
+    """
+    for image_id in range(1, 100):
+        simulator.run(1, 100, first_id=image_id)
+        deadline = time.monotonic() + 0.3
+        while time.monotonic() < deadline:
+            if sync.counters["complete"]:
+                return image_id + 1
+            time.sleep(0.01)
+    pytest.fail("no image was ever complete")
 
 
 def test_converter_before_an_existing_synchronizer(detector_name: str) -> None:

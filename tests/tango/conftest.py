@@ -146,7 +146,7 @@ def is_alive(pid: int) -> bool:
 def running_system(directory: Path, **changes: object) -> Iterator[Daq]:
     """Run a system of its own; afterwards nothing of it may be left."""
     name = f"T{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    config = eiger_config(name, **changes)
+    config = eiger_config(name, **{"ring_slots": 200, **changes})
     config_path, output = directory / "config.json", directory / "output"
     config_path.write_text(config.model_dump_json(exclude_unset=True))
     output.mkdir()

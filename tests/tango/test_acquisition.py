@@ -134,7 +134,7 @@ def test_a_start_right_after_an_abort_in_full_flow_gives_good_files(daq: Daq) ->
     facade = daq.facade
     for _ in range(2):
         daq.start(1000)
-        sender = threading.Thread(target=daq.detector.run, args=(150, 100))
+        sender = threading.Thread(target=daq.detector.run, args=(100, 50))
         sender.start()
         wait_until(lambda: facade.imagesExpected > 10, 10)
         facade.Abort()
