@@ -200,6 +200,18 @@ class DaqConfig(BaseModel):
         """Every size that follows from this configuration."""
         return Sizes.of(self)
 
+    def require_camera_address(self) -> str:
+        """Return where the camera sends from.
+
+        Raises
+        ------
+        ConfigError
+            If the configuration does not say it.
+        """
+        if self.camera_address is None:
+            raise ConfigError("camera_address: is missing; a camera needs it: tcp://HOST:PORT")
+        return self.camera_address
+
     def segment(self, suffix: str) -> str:
         """Return the name of a ring's shared-memory segment, without the leading slash."""
         return f"{self.detector_name}-{suffix}"

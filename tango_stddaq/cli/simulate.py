@@ -7,9 +7,8 @@ import typer
 
 from tango_stddaq import config as config_module
 from tango_stddaq.config import CAMERAS, DaqConfig
-from tango_stddaq.errors import ConfigError
 from tango_stddaq.sim import replay as replay_module
-from tango_stddaq.sim.camera import CameraFormat, SimulatedCamera
+from tango_stddaq.sim.camera import SimulatedCamera
 from tango_stddaq.sim.detector import SimulatedDetector, report
 from tango_stddaq.sim.faults import Faults
 
@@ -76,11 +75,7 @@ def simulate(
 
 def _simulate_camera(config: DaqConfig, images: int, rate: float, first_id: int) -> None:
     """Send whole images once a receiver has connected."""
-    if config.camera_address is None:
-        raise ConfigError("camera_address: is missing; a camera needs it: tcp://HOST:PORT")
-    camera_format = CameraFormat(protocol=config.camera_protocol)
-    sizes = config.sizes
-    with SimulatedCamera(sizes.shape, sizes.dtype.numpy, camera_format, config.camera_address) as camera:
+    with SimulatedCamera.of(config) as camera:
         camera.wait_for_connections(N_CONNECTIONS)
         camera.run(images, rate, first_id)
     typer.echo(report(images, Faults()))

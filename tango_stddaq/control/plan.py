@@ -7,7 +7,6 @@ from typing import Final
 
 from tango_stddaq.config import CAMERAS, DaqConfig
 from tango_stddaq.detectors.registry import detector_of
-from tango_stddaq.errors import ConfigError
 from tango_stddaq.stages.udp_receiver import module_label
 
 MODULES_PER_RECEIVER: Final = 18
@@ -126,8 +125,7 @@ def _groups(modules: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def _camera_receiver(config: DaqConfig, stage: Callable[..., ServerPlan]) -> ServerPlan:
-    if config.camera_address is None:
-        raise ConfigError("camera_address: is missing; a camera needs it: tcp://HOST:PORT")
+    address = config.require_camera_address()
     if config.camera_protocol == "array-1.0":
-        return stage("StdDaqArray10Receiver", "array10_receiver", 0, Address=config.camera_address)
-    return stage("StdDaqBsreadReceiver", "bsread_receiver", 0, Address=config.camera_address)
+        return stage("StdDaqArray10Receiver", "array10_receiver", 0, Address=address)
+    return stage("StdDaqBsreadReceiver", "bsread_receiver", 0, Address=address)

@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import Server, ServerConnection, serve
 
+from tango_stddaq.closing import Closing
 from tango_stddaq.errors import AcquisitionError, ChannelError
 from tango_stddaq.io.preflight import Request
 from tango_stddaq.processing.acquisition import DEFAULT_N_IMAGES, DriverStatus
@@ -30,7 +30,7 @@ _COUNTING: Final = (DriverStatus.RECORDING, DriverStatus.SAVING_FILE, DriverStat
 _Outbox = queue.Queue[dict[str, Any]]
 
 
-class WebSocketServer:
+class WebSocketServer(Closing):
     """Serves a driver on a port; use it as a context manager.
 
     Raises
@@ -153,17 +153,6 @@ class WebSocketServer:
         for closer in closers:
             closer.join(max(0.1, deadline_s - time.monotonic()))
         self._thread.join(1)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _put(outbox: _Outbox, message: dict[str, Any]) -> None:

@@ -10,11 +10,11 @@ import mmap
 import os
 import time
 from contextlib import suppress
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 
+from tango_stddaq.closing import Closing
 from tango_stddaq.config import segment_bytes
 from tango_stddaq.errors import RingError
 from tango_stddaq.io import segment
@@ -47,7 +47,7 @@ def index_name(name: str) -> str:
     return f"{name}.index"
 
 
-class _Mapped:
+class _Mapped(Closing):
     """The data segment of a ring and its index, as all three roles see them."""
 
     def __init__(self, data: Segment, index: Segment | None, n_slots: int, slot_bytes: int) -> None:
@@ -116,17 +116,6 @@ class _Mapped:
         self._data.close()
         if self._index is not None:
             self._index.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class RingOwner(_Mapped):

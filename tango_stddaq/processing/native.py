@@ -48,15 +48,9 @@ def _load(bits: int, result: types.Type) -> Any:
     def codegen(_: Any, builder: Any, __: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], ir.IntType(bits).as_pointer())
         value = builder.load(pointer, align=1)
-        return value if bits == 64 else builder.zext(value, _I64)
+        return builder.zext(value, _I64)
 
     return result(_ADDRESS), codegen
-
-
-@intrinsic
-def read_u64(_context: Any, _address: Any) -> Any:
-    """Load 8 bytes at any address (uintp)."""
-    return _load(64, types.uint64)
 
 
 @intrinsic

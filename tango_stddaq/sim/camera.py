@@ -3,16 +3,17 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
 import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from tango_stddaq.closing import Closing
 from tango_stddaq.codecs import array10, bsread
 from tango_stddaq.codecs.bsread import Channel
 from tango_stddaq.codecs.bsread_compression import BsreadCompression
+from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import ChannelError
 from tango_stddaq.io import channels
 from tango_stddaq.model import Dtype, Image
@@ -47,7 +48,7 @@ class CameraFormat:
     channel_name: str = "STDDAQ-SIM:FPICTURE"
 
 
-class SimulatedCamera:
+class SimulatedCamera(Closing):
     """Sends pictures that a person recognises; a context manager.
 
     Parameters
@@ -87,6 +88,21 @@ class SimulatedCamera:
         )
         self._n_connections = 0
         self.n_sent = 0
+
+    @classmethod
+    def of(cls, config: DaqConfig) -> "SimulatedCamera":
+        """Play the camera of a configuration, at its `camera_address`.
+
+        Raises
+        ------
+        ConfigError
+            If the configuration does not say where it sends from.
+        ChannelError
+            If that address cannot be bound.
+        """
+        address, sizes = config.require_camera_address(), config.sizes
+        camera_format = CameraFormat(protocol=config.camera_protocol)
+        return cls(sizes.shape, sizes.dtype.numpy, camera_format, address)
 
     @property
     def endpoint(self) -> str:
@@ -190,14 +206,3 @@ class SimulatedCamera:
             self._monitor.close(0)
             self._monitor = None
         self._socket.close(_LINGER_MS)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -6,11 +6,11 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 
+from tango_stddaq.closing import Closing
 from tango_stddaq.errors import ChannelError
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
@@ -18,7 +18,7 @@ _BATCH: Final = 1024
 _SEND_BUFFER_BYTES: Final = 8 * 2**20
 
 
-class PacketSender:
+class PacketSender(Closing):
     """A UDP socket that sends arrays of packets.
 
     Parameters
@@ -87,17 +87,6 @@ class PacketSender:
                     f"host {self._host!r}: cannot be sent to: {error.strerror}"
                 ) from error
         return handle
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Pace:

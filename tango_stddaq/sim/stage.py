@@ -4,8 +4,7 @@ import time
 from typing import ClassVar
 
 from tango_stddaq.config import CAMERAS, DaqConfig
-from tango_stddaq.errors import ConfigError
-from tango_stddaq.sim.camera import CameraFormat, SimulatedCamera
+from tango_stddaq.sim.camera import SimulatedCamera
 from tango_stddaq.sim.detector import SimulatedDetector
 from tango_stddaq.sim.faults import Faults
 from tango_stddaq.sim.sender import Pace, PacketSender
@@ -54,8 +53,7 @@ class Simulator(Stage):
         self._sender: PacketSender | None = None
         self._camera: SimulatedCamera | None = None
         if config.detector_type in CAMERAS:
-            if config.camera_address is None:
-                raise ConfigError("camera_address: is missing; a camera needs it: tcp://HOST:PORT")
+            config.require_camera_address()
         else:
             self._detector = SimulatedDetector(config, host)
         self._next_id = 1
@@ -70,14 +68,8 @@ class Simulator(Stage):
         self._next_id, self._n_sent, self._next_s = self.first_id, 0, time.monotonic()
         if self._detector is not None:
             self._sender = PacketSender(self._host)
-        elif self.config.camera_address is not None:
-            sizes = self.config.sizes
-            self._camera = SimulatedCamera(
-                sizes.shape,
-                sizes.dtype.numpy,
-                CameraFormat(protocol=self.config.camera_protocol),
-                self.config.camera_address,
-            )
+        else:
+            self._camera = SimulatedCamera.of(self.config)
 
     def _turn(self) -> None:
         delay_s = self._next_s - time.monotonic()
