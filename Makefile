@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format proto lock clean
+.PHONY: demo test check format proto lock bench clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -45,6 +45,9 @@ proto: $(VENV)/.dev ## generate the protobuf code from proto/
 lock: $(VENV)/.dev ## lock the newest versions that fit pyproject.toml in constraints.txt
 	@$(BIN)/uv pip compile --quiet --upgrade --all-extras --no-emit-index-url --no-header \
 	  --no-annotate pyproject.toml -o constraints.txt
+
+bench: $(VENV)/.dev ## measure everything (minutes): a table and benchmarks/results.json
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the environment and everything generated
 	rm -rf $(VENV) demo-output logs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
