@@ -7,7 +7,7 @@ from typing import Final
 
 from tango_stddaq.config import CAMERAS, DaqConfig
 from tango_stddaq.detectors.registry import detector_of
-from tango_stddaq.stages.udp_receiver import module_label
+from tango_stddaq.stages.converting import module_label
 
 MODULES_PER_RECEIVER: Final = 18
 """One receiver process serves so many modules; 72 half modules of an Eiger 9M need four."""

@@ -12,13 +12,13 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.detectors import sls
 from tango_stddaq.detectors.layout import (
     FRAME_HEADER_BYTES,
-    HEADER_MARK,
     Detector,
+    HeaderField,
+    MetadataFields,
     PacketLayout,
     Placement,
 )
 from tango_stddaq.errors import ConfigError
-from tango_stddaq.model import DetectorMetadata, EigerMetadata
 
 WIDTH: Final = 512
 HEIGHT: Final = 256
@@ -39,6 +39,9 @@ FRAME_HEADER: Final = np.dtype(
     }
 )  # fmt: skip
 """The 64-byte frame header. `exptime` lies in what is padding for existing programs."""
+
+METADATA: Final = MetadataFields(10, (HeaderField(1, "exptime", is_ours=True),))
+"""`EGImageMetadata`."""
 
 
 def packet_layout(bit_depth: int) -> PacketLayout:
@@ -121,12 +124,6 @@ def detector(config: DaqConfig) -> Detector:
         placement=placement,
         frame_header=FRAME_HEADER,
         fill_frame_headers=fill_frame_headers,
-        metadata=metadata,
+        metadata=METADATA,
         packets=packets,
     )
-
-
-def metadata(frame_header: bytes) -> DetectorMetadata:
-    """Read what an Eiger frame header says of its image."""
-    header = np.frombuffer(frame_header, FRAME_HEADER)[0]
-    return EigerMetadata(exptime=int(header["exptime"]) if header["mark"] == HEADER_MARK else 0)

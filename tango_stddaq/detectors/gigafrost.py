@@ -14,13 +14,14 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.detectors.layout import (
     FRAME_HEADER_BYTES,
     Detector,
+    HeaderField,
     HeaderKind,
+    MetadataFields,
     PacketLayout,
     PixelFormat,
     Placement,
 )
 from tango_stddaq.errors import ConfigError
-from tango_stddaq.model import DetectorMetadata, GigafrostMetadata
 
 PROTOCOL_ID: Final = 0xCB
 MAX_SIDE: Final = 2016
@@ -58,6 +59,19 @@ FRAME_HEADER: Final = np.dtype(
     }
 )  # fmt: skip
 """The 64-byte frame header."""
+
+METADATA: Final = MetadataFields(
+    8,
+    (
+        HeaderField(1, "scan_id"),
+        HeaderField(2, "scan_time"),
+        HeaderField(3, "sync_time"),
+        HeaderField(4, "frame_timestamp"),
+        HeaderField(5, "exposure_time"),
+        HeaderField(6, "do_not_store", is_inverted=True),
+    ),
+)
+"""`GFImageMetadata`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +185,7 @@ def detector(config: DaqConfig) -> Detector:
         ),
         frame_header=FRAME_HEADER,
         fill_frame_headers=lambda headers, packets: _fill(headers, packets, geometry),
-        metadata=metadata,
+        metadata=METADATA,
         packets=lambda image, image_id, connection: _packets(image, image_id, connection, geometry),
         more_connections=tuple(range(N_MODULES, config.n_modules)),
     )
@@ -190,19 +204,6 @@ def _fill(headers: np.ndarray, packets: np.ndarray, geometry: Geometry) -> None:
     headers["sync_time"] = packets["sync_time"]
     headers["frame_timestamp"] = packets["image_timing"] & (2**40 - 1)
     headers["exposure_time"] = packets["image_timing"] >> 40
-
-
-def metadata(frame_header: bytes) -> DetectorMetadata:
-    """Read what a GigaFRoST frame header says of its image."""
-    header = np.frombuffer(frame_header, FRAME_HEADER)[0]
-    return GigafrostMetadata(
-        scan_id=int(header["scan_id"]),
-        scan_time=int(header["scan_time"]),
-        sync_time=int(header["sync_time"]),
-        frame_timestamp=int(header["frame_timestamp"]),
-        exposure_time=int(header["exposure_time"]),
-        store_image=not header["do_not_store"],
-    )
 
 
 def pack_12(pixels: np.ndarray) -> np.ndarray:

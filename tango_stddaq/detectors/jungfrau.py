@@ -13,13 +13,14 @@ from tango_stddaq.detectors import sls
 from tango_stddaq.detectors.layout import (
     FRAME_HEADER_BYTES,
     Detector,
+    HeaderField,
     HeaderKind,
+    MetadataFields,
     PacketLayout,
     PixelFormat,
     Placement,
 )
 from tango_stddaq.errors import ConfigError
-from tango_stddaq.model import DetectorMetadata, JungfrauMetadata
 
 WIDTH: Final = 1024
 HEIGHT: Final = 512
@@ -44,6 +45,9 @@ FRAME_HEADER: Final = np.dtype(
     }
 )  # fmt: skip
 """The 64-byte frame header."""
+
+METADATA: Final = MetadataFields(9, (HeaderField(1, "daq_rec"),))
+"""`JFImageMetadata`."""
 
 
 def positions(config: DaqConfig) -> dict[int, tuple[int, int]]:
@@ -107,7 +111,7 @@ def detector(config: DaqConfig) -> Detector:
         placement=placement,
         frame_header=FRAME_HEADER,
         fill_frame_headers=fill_frame_headers,
-        metadata=metadata,
+        metadata=METADATA,
         packets=lambda image, image_id, module: packets(image, image_id, module, *corners[module]),
     )
 
@@ -118,11 +122,6 @@ def fill_frame_headers(headers: np.ndarray, packet_headers: np.ndarray) -> None:
     headers["frame_index"] = packet_headers["frame_number"]
     headers["daq_rec"] = packet_headers["detector_specific_3"]
     headers["module_number"] = headers["module_id"]
-
-
-def metadata(frame_header: bytes) -> DetectorMetadata:
-    """Read what a Jungfrau frame header says of its image."""
-    return JungfrauMetadata(daq_rec=int(np.frombuffer(frame_header, FRAME_HEADER)["daq_rec"][0]))
 
 
 def packets(image: np.ndarray, image_id: int, module: int, x: int, y: int) -> np.ndarray:

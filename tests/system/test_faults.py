@@ -12,6 +12,7 @@ from tango_stddaq.io.preflight import Request
 from tango_stddaq.sim.detector import SimulatedDetector
 from tango_stddaq.sim.faults import Faults
 from tests.conftest import EIGER_POSITIONS
+from tests.system.masks import check_masks
 from tests.system.test_detectors import chain, config_of
 
 pytestmark = pytest.mark.system
@@ -49,6 +50,7 @@ def test_the_account_of_a_fault_is_exact(daq: DaqConfig, tmp_path: Path, fault: 
         driver.begin(Request(str(tmp_path), "run_", N_IMAGES))
         simulator.run(N_IMAGES, 40, faults=faults)
         assert driver.wait_until_idle(20), driver.status
+        check_masks(daq, range(1, N_IMAGES + 1), faults)
         counters = receiver.counters
         images = h5py.File(driver.last_master)["entry/data/data"][()]
     damaged = sorted({image_id for image_id, _, _ in faults.dropped})
@@ -71,8 +73,9 @@ def test_a_dead_module_is_missing_in_every_image(detector_name: str, tmp_path: P
     simulator = SimulatedDetector(daq)
     with chain(daq) as (driver, _):
         driver.begin(Request(str(tmp_path), "run_", N_IMAGES))
-        simulator.run(N_IMAGES, 40, faults=Faults(dead_modules=frozenset({2})))
+        faults = simulator.run(N_IMAGES, 40, faults=Faults(dead_modules=frozenset({2})))
         assert driver.wait_until_idle(20), driver.status
+        check_masks(daq, range(1, N_IMAGES + 1), faults)
         images = h5py.File(driver.last_master)["entry/data/data"][()]
     assert (driver.ledger.incomplete, driver.ledger.lost) == (N_IMAGES, 0)
     for image_id, image in enumerate(images, start=1):

@@ -1,0 +1,94 @@
+"""What UDP receiver and data converter share: they bring the raw pixels of modules to their images."""
+
+import logging
+from collections.abc import Sequence
+
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.detectors.layout import PixelFormat, Placement
+from tango_stddaq.detectors.registry import detector_of
+from tango_stddaq.errors import ConfigError
+from tango_stddaq.io import gain_maps
+from tango_stddaq.processing.assembly import Workspace
+from tango_stddaq.stages.base import Stage
+
+
+class ConvertingStage(Stage):
+    """Base of the stages that know where the pixels of modules belong.
+
+    Parameters
+    ----------
+    modules
+        UDP modules, as the detector numbers its connections; None for all.
+    gains_file, pedestals_file
+        HDF5 files with the maps of a Jungfrau whose pixels are converted, see `io/gain_maps.py`; ""
+        for those of the configuration.
+    """
+
+    label_tag = "module"
+
+    def __init__(
+        self,
+        config: DaqConfig,
+        modules: Sequence[int] | None = None,
+        label: str | None = None,
+        gains_file: str = "",
+        pedestals_file: str = "",
+    ) -> None:
+        self.detector = detector_of(config)
+        self.modules = self.detector.select(modules)
+        super().__init__(config, label if label is not None else module_label(self.modules))
+        if not gains_file:
+            gains_file, pedestals_file = config.gains_file, config.pedestals_file
+        self.gains_file, self.pedestals_file = gains_file, pedestals_file
+        self._rows = [self.detector.connections.index(module) for module in self.modules]
+        self._workspace: Workspace | None = None
+
+    @property
+    def converts(self) -> bool:
+        """Whether pixels are converted with gain maps."""
+        return self.detector.placement.format is PixelFormat.GAIN
+
+    def load_gain_maps(self, gains_file: str, pedestals_file: str = "") -> None:
+        """Check gain maps and use them from the next packet on; a running stage goes on without a gap.
+
+        Raises
+        ------
+        ConfigError
+            If they cannot be used, or nothing is converted with any: those in use stay.
+        """
+        if not self.converts:
+            raise ConfigError(
+                f"gain maps: {self.config.detector_type} is not converted with any; "
+                "detector_type jungfrau-converted is"
+            )
+        maps = gain_maps.load(gains_file, pedestals_file, self.modules)
+        self.gains_file, self.pedestals_file = gains_file, pedestals_file
+        workspace = self._workspace
+        if workspace is not None:
+            workspace.maps = maps  # the run loop takes it with its next turn
+        files = " and ".join(name for name in (gains_file, pedestals_file) if name)
+        self.say(logging.INFO, f"[event] gain maps of {files}")
+
+    def _image_placement(self) -> Placement:
+        """Return where the pixels of the modules belong in the image."""
+        return self.detector.placement.take(self._rows)
+
+    def _new_workspace(self, placement: Placement) -> Workspace:
+        maps = None
+        if placement.format is PixelFormat.GAIN:
+            maps = gain_maps.load(self.gains_file, self.pedestals_file, self.modules)
+        self._workspace = Workspace.of(self.detector.layout, placement, maps=maps)
+        return self._workspace
+
+    def _place_of(self, row: int) -> int:
+        """Return the place of a connection's module among those of an image."""
+        return row % len(self.detector.modules)
+
+
+def module_label(modules: Sequence[int]) -> str:
+    """Return a short name for a set of modules: `0-3`, `7`, `0,2,5`."""
+    if len(modules) == 1:
+        return str(modules[0])
+    if list(modules) == list(range(modules[0], modules[-1] + 1)):
+        return f"{modules[0]}-{modules[-1]}"
+    return ",".join(str(module) for module in modules)
