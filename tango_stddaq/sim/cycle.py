@@ -44,9 +44,11 @@ class PacketCycle:
         self.packets = np.empty(shape, np.uint8)
         self.n_made = 0
         self._picture = picture
+        # One behind the other, not by image and module: numpy is fast with long rows only.
         self._headers = np.ndarray(
-            shape[:3], layout.header, self.packets.data, strides=self.packets.strides[:3]
-        )
+            (self.packets.size // layout.packet_bytes,), layout.header, self.packets.data,
+            strides=(layout.packet_bytes,),
+        )  # fmt: skip
         # The lowest byte of the first pixel of each frame, in every pixel format.
         self._marks = self.packets[:, :, 0, layout.header.itemsize]
 
@@ -70,12 +72,14 @@ class PacketCycle:
         ids = np.arange(first_id, first_id + n, dtype=np.uint64)
         start = first_id % self.n_images
         before_end = min(n, self.n_images - start)
-        for place, part in (
-            (slice(start, start + before_end), ids[:before_end]),
-            (slice(0, n - before_end), ids[before_end:]),
-        ):
-            self.detector.stamp(self._headers[place], part[:, None, None])
-            self._marks[place] = (part % N_MARKS)[:, None]
+        per_image = len(self._headers) // self.n_images
+        for first, part in ((start, ids[:before_end]), (0, ids[before_end:])):
+            if not len(part):
+                continue
+            end = first + len(part)
+            headers = self._headers[first * per_image : end * per_image]
+            self.detector.stamp(headers, np.repeat(part, per_image))
+            self._marks[first:end] = (part % N_MARKS)[:, None]
 
     def frames(self, image_id: int) -> dict[int, np.ndarray]:
         """Return the packets of an image by connection; they are good until the next call."""
