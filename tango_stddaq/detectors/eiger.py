@@ -106,7 +106,7 @@ def detector(config: DaqConfig) -> Detector:
         chips = row_offsets(config, module)[:, :, None] + np.arange(CHIP_WIDTH)
         result = np.zeros((layout.packets_per_frame, layout.packet_bytes), np.uint8)
         header = np.zeros(layout.packets_per_frame, sls.HEADER)
-        header["frame_number"] = image_id
+        stamp(header, np.array([image_id], np.uint64))
         header["packet_number"] = np.arange(layout.packets_per_frame)
         header["module_id"] = module
         header["row"] = module // 2
@@ -126,4 +126,10 @@ def detector(config: DaqConfig) -> Detector:
         fill_frame_headers=fill_frame_headers,
         metadata=METADATA,
         packets=packets,
+        stamp=stamp,
     )
+
+
+def stamp(headers: np.ndarray, image_ids: np.ndarray) -> None:
+    """Write image ids into simulated headers; see `Detector.stamp`."""
+    headers["frame_number"] = image_ids

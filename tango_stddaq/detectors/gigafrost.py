@@ -30,6 +30,8 @@ _MAX_PAYLOAD_BYTES: Final = 7400
 _BLOCK_PIXELS: Final = 12
 _PAD_BYTES: Final = 36
 DO_NOT_STORE: Final = 1 << 15
+_EXPOSURE: Final = 1000
+"""Exposure time that simulated packets tell."""
 
 HEADER: Final = np.dtype(
     [
@@ -187,6 +189,7 @@ def detector(config: DaqConfig) -> Detector:
         fill_frame_headers=lambda headers, packets: _fill(headers, packets, geometry),
         metadata=METADATA,
         packets=lambda image, image_id, connection: _packets(image, image_id, connection, geometry),
+        stamp=stamp,
         more_connections=tuple(range(N_MODULES, config.n_modules)),
     )
 
@@ -214,6 +217,13 @@ def pack_12(pixels: np.ndarray) -> np.ndarray:
     return parts.reshape(*pixels.shape[:-1], -1)
 
 
+def stamp(headers: np.ndarray, image_ids: np.ndarray) -> None:
+    """Write image ids into simulated headers, times that grow with them; see `Detector.stamp`."""
+    # The frame index has 32 bits and starts again behind them, as the camera's does.
+    headers["frame_index"] = headers["sync_time"] = headers["scan_time"] = image_ids & 0xFFFFFFFF
+    headers["image_timing"] = (image_ids & (2**40 - 1)) | _EXPOSURE << 40
+
+
 def _packets(image: np.ndarray, image_id: int, connection: int, geometry: Geometry) -> np.ndarray:
     n, rows, width = geometry.packets, geometry.rows, geometry.width
     quadrant, link = divmod(connection % N_MODULES, 2)
@@ -224,10 +234,8 @@ def _packets(image: np.ndarray, image_id: int, connection: int, geometry: Geomet
     header["quadrant_rows_low"] = quadrant_rows & 0xFE
     header["place"] = quadrant << 6 | link << 5 | quadrant_rows >> 8 & 3
     header["scan_id"] = 1
-    header["frame_index"] = image_id
     header["first_row"] = np.arange(n) * rows
-    header["image_timing"] = (image_id & (2**40 - 1)) | 1000 << 40
-    header["sync_time"] = header["scan_time"] = image_id & 0xFFFFFFFF
+    stamp(header, np.array([image_id], np.uint64))
     column = geometry.image_column(connection)
     own = np.zeros((n * rows, width), np.uint16)
     own[: geometry.height] = image[

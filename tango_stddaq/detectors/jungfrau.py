@@ -113,6 +113,7 @@ def detector(config: DaqConfig) -> Detector:
         fill_frame_headers=fill_frame_headers,
         metadata=METADATA,
         packets=lambda image, image_id, module: packets(image, image_id, module, *corners[module]),
+        stamp=stamp,
     )
 
 
@@ -124,16 +125,18 @@ def fill_frame_headers(headers: np.ndarray, packet_headers: np.ndarray) -> None:
     headers["module_number"] = headers["module_id"]
 
 
-def packets(image: np.ndarray, image_id: int, module: int, x: int, y: int) -> np.ndarray:
-    """Cut a module at (x, y) out of a raw image and into datagrams; see `Detector.packets`.
+def stamp(headers: np.ndarray, image_ids: np.ndarray) -> None:
+    """Write image ids into simulated headers: the frame number is the id, and so is the bunch id."""
+    headers["frame_number"] = image_ids
+    headers["detector_specific_1"] = image_ids.astype("<f8").view("<u8")
 
-    The frame number is the image id, and so is the bunch id.
-    """
+
+def packets(image: np.ndarray, image_id: int, module: int, x: int, y: int) -> np.ndarray:
+    """Cut a module at (x, y) out of a raw image and into datagrams; see `Detector.packets`."""
     n = LAYOUT.packets_per_frame
     header = np.zeros(n, sls.HEADER)
-    header["frame_number"] = image_id
+    stamp(header, np.array([image_id], np.uint64))
     header["packet_number"] = np.arange(n)
-    header["detector_specific_1"] = np.array([image_id], "<f8").view("<u8")
     header["module_id"] = module
     header["detector_type"] = DETECTOR_TYPE
     header["header_version"] = sls.HEADER_VERSION

@@ -247,6 +247,9 @@ class Detector:
     packets
         Cuts an image (height, width) into the datagrams of one connection: arguments image, image id,
         connection; returns (packets_per_frame, packet_bytes) uint8. The last packet may be shorter.
+    stamp
+        Writes image ids into all fields of simulated packet headers that depend on them: arguments
+        headers, a structured array of `layout.header`, and ids, uint64 of a shape that broadcasts.
     more_connections
         Connections, each a UDP port, beyond the modules: they deliver the same modules of other
         images, in the same order.
@@ -259,6 +262,7 @@ class Detector:
     fill_frame_headers: Callable[[np.ndarray, np.ndarray], None]
     metadata: MetadataFields
     packets: Callable[[np.ndarray, int, int], np.ndarray]
+    stamp: Callable[[np.ndarray, np.ndarray], None]
     more_connections: tuple[int, ...] = ()
 
     @property

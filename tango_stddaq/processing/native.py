@@ -20,7 +20,13 @@ poll = types.ExternalFunction("poll", types.int32(_ADDRESS, types.uint64, types.
 recvmmsg = types.ExternalFunction(
     "recvmmsg", types.int32(types.int32, _ADDRESS, types.uint32, types.int32, _ADDRESS)
 )
+sendmmsg = types.ExternalFunction(
+    "sendmmsg", types.int32(types.int32, _ADDRESS, types.uint32, types.int32)
+)
 clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, _ADDRESS))
+clock_nanosleep = types.ExternalFunction(
+    "clock_nanosleep", types.int32(types.int32, types.int32, _ADDRESS, _ADDRESS)
+)
 errno_location = types.ExternalFunction("__errno_location", types.CPointer(types.int32)())
 
 

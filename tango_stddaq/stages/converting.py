@@ -1,7 +1,11 @@
 """What UDP receiver and data converter share: they bring the raw pixels of modules to their images."""
 
 import logging
+import threading
 from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
 
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.detectors.layout import PixelFormat, Placement
@@ -10,6 +14,8 @@ from tango_stddaq.errors import ConfigError
 from tango_stddaq.io import gain_maps
 from tango_stddaq.processing.assembly import Workspace
 from tango_stddaq.stages.base import Stage
+
+_MAPS_TIMEOUT_S: Final = 1.0
 
 
 class ConvertingStage(Stage):
@@ -42,6 +48,8 @@ class ConvertingStage(Stage):
         self.gains_file, self.pedestals_file = gains_file, pedestals_file
         self._rows = [self.detector.connections.index(module) for module in self.modules]
         self._workspace: Workspace | None = None
+        self._new_maps: np.ndarray | None = None
+        self._maps_taken = threading.Event()
 
     @property
     def converts(self) -> bool:
@@ -49,7 +57,9 @@ class ConvertingStage(Stage):
         return self.detector.placement.format is PixelFormat.GAIN
 
     def load_gain_maps(self, gains_file: str, pedestals_file: str = "") -> None:
-        """Check gain maps and use them from the next packet on; a running stage goes on without a gap.
+        """Check gain maps and use them from now on; a running stage goes on without a gap.
+
+        Packets that come after the return are converted with the new ones.
 
         Raises
         ------
@@ -63,11 +73,18 @@ class ConvertingStage(Stage):
             )
         maps = gain_maps.load(gains_file, pedestals_file, self.modules)
         self.gains_file, self.pedestals_file = gains_file, pedestals_file
-        workspace = self._workspace
-        if workspace is not None:
-            workspace.maps = maps  # the run loop takes it with its next turn
+        if self.running:
+            self._maps_taken.clear()
+            self._new_maps = maps
+            self._maps_taken.wait(_MAPS_TIMEOUT_S)
         files = " and ".join(name for name in (gains_file, pedestals_file) if name)
         self.say(logging.INFO, f"[event] gain maps of {files}")
+
+    def _take_new_maps(self) -> None:
+        """Use the maps that were loaded since the last turn; call between two turns."""
+        if self._new_maps is not None and self._workspace is not None:
+            self._workspace.maps, self._new_maps = self._new_maps, None
+            self._maps_taken.set()
 
     def _image_placement(self) -> Placement:
         """Return where the pixels of the modules belong in the image."""

@@ -69,6 +69,7 @@ class DataConvert(ConvertingStage):
         self._out = channels.connect(zmq.PUSH, channels.ipc_address(name, "sync"))
 
     def _turn(self) -> None:
+        self._take_new_maps()
         ready = dict(self._poller.poll(int(TURN_S * 1000)))
         for source, handle in enumerate(self._in):
             if handle not in ready:

@@ -132,6 +132,7 @@ class UdpReceiver(ConvertingStage):
         workspace, loop = self._workspace, self._loop
         if workspace is None or loop is None:
             return
+        self._take_new_maps()
         if self.mode is ReceiveMode.DIRECT and (self._ring is None or self._ring.retired):
             self._wait_for_ring()
             return
