@@ -13,6 +13,7 @@ from tango_stddaq.detectors import sls
 from tango_stddaq.detectors.layout import (
     FRAME_HEADER_BYTES,
     Detector,
+    FrameField,
     HeaderField,
     MetadataFields,
     PacketLayout,
@@ -95,12 +96,6 @@ def detector(config: DaqConfig) -> Detector:
         piece_bytes=CHIP_WIDTH * pixel_bytes,
     )
 
-    def fill_frame_headers(headers: np.ndarray, packet_headers: np.ndarray) -> None:
-        headers["bit_depth"] = config.bit_depth
-        headers["pos_y"] = packet_headers["column"]
-        headers["pos_x"] = packet_headers["row"]
-        headers["exptime"] = packet_headers["exposure_length"]
-
     def packets(image: np.ndarray, image_id: int, module: int) -> np.ndarray:
         flat = image.reshape(-1)
         chips = row_offsets(config, module)[:, :, None] + np.arange(CHIP_WIDTH)
@@ -123,7 +118,12 @@ def detector(config: DaqConfig) -> Detector:
         modules=modules,
         placement=placement,
         frame_header=FRAME_HEADER,
-        fill_frame_headers=fill_frame_headers,
+        frame_fields=(
+            FrameField("bit_depth", constant=config.bit_depth),
+            FrameField("pos_y", "column"),
+            FrameField("pos_x", "row"),
+            FrameField("exptime", "exposure_length"),
+        ),
         metadata=METADATA,
         packets=packets,
         stamp=stamp,

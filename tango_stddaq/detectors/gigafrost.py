@@ -14,6 +14,7 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.detectors.layout import (
     FRAME_HEADER_BYTES,
     Detector,
+    FrameField,
     HeaderField,
     HeaderKind,
     MetadataFields,
@@ -29,7 +30,8 @@ N_MODULES: Final = 8
 _MAX_PAYLOAD_BYTES: Final = 7400
 _BLOCK_PIXELS: Final = 12
 _PAD_BYTES: Final = 36
-DO_NOT_STORE: Final = 1 << 15
+_DO_NOT_STORE_BIT: Final = 15
+DO_NOT_STORE: Final = 1 << _DO_NOT_STORE_BIT
 _EXPOSURE: Final = 1000
 """Exposure time that simulated packets tell."""
 
@@ -186,27 +188,26 @@ def detector(config: DaqConfig) -> Detector:
             n_last_pieces=last_rows,
         ),
         frame_header=FRAME_HEADER,
-        fill_frame_headers=lambda headers, packets: _fill(headers, packets, geometry),
+        frame_fields=(
+            FrameField("swapped_rows", "quadrant_rows_low", n_bits=1),
+            FrameField("quadrant_id", "place", shift=6),
+            FrameField("link_id", "place", shift=5, n_bits=1),
+            FrameField("corr_mode", "place", shift=2, n_bits=3),
+            FrameField("rpf", constant=rows),
+            FrameField("do_not_store", "status_flags", shift=_DO_NOT_STORE_BIT, n_bits=1),
+            FrameField("scan_id", "scan_id"),
+            FrameField("size_x", constant=geometry.width),
+            FrameField("size_y", constant=geometry.height),
+            FrameField("scan_time", "scan_time"),
+            FrameField("sync_time", "sync_time"),
+            FrameField("frame_timestamp", "image_timing", n_bits=40),
+            FrameField("exposure_time", "image_timing", shift=40),
+        ),
         metadata=METADATA,
         packets=lambda image, image_id, connection: _packets(image, image_id, connection, geometry),
         stamp=stamp,
         more_connections=tuple(range(N_MODULES, config.n_modules)),
     )
-
-
-def _fill(headers: np.ndarray, packets: np.ndarray, geometry: Geometry) -> None:
-    headers["swapped_rows"] = packets["quadrant_rows_low"] & 1
-    headers["quadrant_id"] = packets["place"] >> 6
-    headers["link_id"] = packets["place"] >> 5 & 1
-    headers["corr_mode"] = packets["place"] >> 2 & 7
-    headers["rpf"] = geometry.rows
-    headers["do_not_store"] = (packets["status_flags"] & DO_NOT_STORE) != 0
-    headers["scan_id"] = packets["scan_id"]
-    headers["size_x"], headers["size_y"] = geometry.width, geometry.height
-    headers["scan_time"] = packets["scan_time"]
-    headers["sync_time"] = packets["sync_time"]
-    headers["frame_timestamp"] = packets["image_timing"] & (2**40 - 1)
-    headers["exposure_time"] = packets["image_timing"] >> 40
 
 
 def pack_12(pixels: np.ndarray) -> np.ndarray:

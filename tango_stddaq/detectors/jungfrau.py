@@ -13,6 +13,7 @@ from tango_stddaq.detectors import sls
 from tango_stddaq.detectors.layout import (
     FRAME_HEADER_BYTES,
     Detector,
+    FrameField,
     HeaderField,
     HeaderKind,
     MetadataFields,
@@ -46,6 +47,12 @@ FRAME_HEADER: Final = np.dtype(
 )  # fmt: skip
 """The 64-byte frame header."""
 
+FRAME_FIELDS: Final = (
+    FrameField("id", "image_id", is_copy=True),
+    FrameField("frame_index", "frame_number"),
+    FrameField("daq_rec", "detector_specific_3"),
+    FrameField("module_number", "module_id", is_copy=True),
+)
 METADATA: Final = MetadataFields(9, (HeaderField(1, "daq_rec"),))
 """`JFImageMetadata`."""
 
@@ -110,19 +117,11 @@ def detector(config: DaqConfig) -> Detector:
         modules=modules,
         placement=placement,
         frame_header=FRAME_HEADER,
-        fill_frame_headers=fill_frame_headers,
+        frame_fields=FRAME_FIELDS,
         metadata=METADATA,
         packets=lambda image, image_id, module: packets(image, image_id, module, *corners[module]),
         stamp=stamp,
     )
-
-
-def fill_frame_headers(headers: np.ndarray, packet_headers: np.ndarray) -> None:
-    """Fill the Jungfrau's own fields of frame headers."""
-    headers["id"] = headers["image_id"]
-    headers["frame_index"] = packet_headers["frame_number"]
-    headers["daq_rec"] = packet_headers["detector_specific_3"]
-    headers["module_number"] = headers["module_id"]
 
 
 def stamp(headers: np.ndarray, image_ids: np.ndarray) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -185,6 +185,44 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class FrameField:
+    """A field of the frame header, and what it is filled with.
+
+    Attributes
+    ----------
+    name
+        In the frame header.
+    source
+        The field of the first packet's header that it comes from; "" for a constant.
+    shift, n_bits
+        Which bits of that: `n_bits` of them from bit `shift` up.
+    constant
+        A number that is the same for all frames.
+    is_copy
+        Whether `source` is another field of the frame header instead, filled before this one.
+    """
+
+    name: str
+    source: str = ""
+    shift: int = 0
+    n_bits: int = 64
+    constant: int = 0
+    is_copy: bool = False
+
+    def row(self, frame_header: np.dtype, packet_header: np.dtype) -> tuple[int, ...]:
+        """Return offset and bytes of target and source, shift, mask, constant, and `is_copy`."""
+        targets: Any = frame_header.fields or {}
+        sources: Any = targets if self.is_copy else packet_header.fields or {}
+        target, at = targets[self.name][:2]
+        if not self.source:
+            return (at, target.itemsize, 0, 0, 0, 0, self.constant, 0)
+        source, source_at = sources[self.source][:2]
+        mask = -1 if self.n_bits == 64 else (1 << self.n_bits) - 1
+        sizes = (at, target.itemsize, source_at, source.itemsize)
+        return (*sizes, self.shift, mask, self.constant, int(self.is_copy))
+
+
+@dataclass(frozen=True, slots=True)
 class HeaderField:
     """A number of an image's metadata that stands in its frame headers.
 
@@ -240,8 +278,8 @@ class Detector:
         Where each packet of each of these modules lies in the image.
     frame_header
         The detector's 64-byte frame header; has the fields of `FRAME_HEADER`.
-    fill_frame_headers
-        Fills the detector's own fields of frame headers from the packet headers of their frames.
+    frame_fields
+        Where the detector's own fields of a frame header come from.
     metadata
         What the detector says of an image, and where it stands in a frame header.
     packets
@@ -259,7 +297,7 @@ class Detector:
     modules: tuple[int, ...]
     placement: Placement
     frame_header: np.dtype
-    fill_frame_headers: Callable[[np.ndarray, np.ndarray], None]
+    frame_fields: tuple[FrameField, ...]
     metadata: MetadataFields
     packets: Callable[[np.ndarray, int, int], np.ndarray]
     stamp: Callable[[np.ndarray, np.ndarray], None]
@@ -298,24 +336,6 @@ class Detector:
         sizes = np.full(self.layout.packets_per_frame, self.layout.packet_bytes)
         sizes[-1] = self.layout.header.itemsize + self.layout.last_payload_bytes
         return sizes
-
-    def frame_headers(self, events: np.ndarray) -> np.ndarray:
-        """Turn finished frames (`EVENT` records, sources as in `connections`) into headers.
-
-        Returns
-        -------
-        np.ndarray
-            (n,) of `frame_header`.
-        """
-        result = np.zeros(events.size, self.frame_header)
-        for name in ("image_id", "n_missing_packets", "epoch"):
-            result[name] = events[name]
-        place = events["source"].astype(np.intp) % len(self.modules)
-        result["module_id"] = np.array(self.modules, np.uint16)[place]
-        packets = np.ascontiguousarray(events["packet_header"][:, : self.layout.header.itemsize])
-        result["mark"] = HEADER_MARK
-        self.fill_frame_headers(result, packets.view(self.layout.header)[:, 0])
-        return result
 
 
 DetectorFactory = Callable[[DaqConfig], Detector]

@@ -16,7 +16,7 @@ from tango_stddaq.processing.arming import arm
 from tango_stddaq.processing.assembly import IDLE, MAX_FINISHED_PER_MESSAGE, Workspace
 from tango_stddaq.processing.columns import MAX_EVENTS, PACKETS
 from tango_stddaq.processing.compiled import compiled, inner
-from tango_stddaq.processing.native import clock_gettime, errno_location, poll, recvmmsg
+from tango_stddaq.processing.native import clock_gettime, clock_nanosleep, errno_location, poll, recvmmsg
 
 WANTED_BUFFER_BYTES: Final = 256 * 2**20
 _SO_RCVBUFFORCE: Final = 33
@@ -33,6 +33,7 @@ _CALLS: Final = 8
 """Messages taken from one source in a row, where they come one by one, before the next is served."""
 _ANNOUNCE_NS: Final = 500_000
 _TURN_NS: Final = 20_000_000
+_NAP_NS: Final = 100_000
 
 
 @dataclass(slots=True)
@@ -149,35 +150,62 @@ def _now_ns(clock):
 def _receive(
     polls, timeout_ms, clock, table, offsets, iov, bundle_iov, messages, armed, n_events, maps, geometry
 ):  # fmt: skip
-    """Poll, then take what every source has until nothing more is there.
+    """Wait for packets and take them until frames are finished, or until the timeout.
 
-    Returns soon after frames were finished: at once if nothing more waits, else after `_ANNOUNCE_NS`,
-    as announcing many frames at once costs less. A negative result is an errno.
+    When nothing more waits, frames are announced at once; else after `_ANNOUNCE_NS`, as announcing many
+    frames together costs less. A negative result is an errno.
     """
     n_sources = table.shape[0]
-    batch = messages.shape[0]
-    message_address = uintp(messages.ctypes.data)
-    ready = poll(uintp(polls.ctypes.data), uint64(n_sources), types.int32(timeout_ms))
-    if ready < 0:
-        error = errno_location()[0]
-        return 0 if error == _EINTR else -error
-    if ready == 0:
-        for source in range(n_sources):
-            table[source, IDLE] += 1
-        return 0
     start_ns = _now_ns(clock)
+    waited_ms = np.int64(0)
     total = 0
     while True:
-        served = 0
-        for source in range(n_sources):
-            if (polls[source, 1] >> 16) & 0x7FFF == 0:
-                continue
+        ready = poll(
+            uintp(polls.ctypes.data), uint64(n_sources), types.int32(max(0, timeout_ms - waited_ms))
+        )
+        if ready < 0:
+            error = errno_location()[0]
+            return total if error == _EINTR else -error
+        if ready == 0:
+            if total == 0:
+                for source in range(n_sources):
+                    table[source, IDLE] += 1
+            return total
+        n = _drain(
+            start_ns, polls, clock, table, offsets, iov, bundle_iov, messages, armed, n_events, maps,
+            geometry,
+        )  # fmt: skip
+        if n < 0:
+            return n
+        total += n
+        waited_ms = (_now_ns(clock) - start_ns) // 1_000_000
+        if n_events[0] > 0 or waited_ms >= timeout_ms:
+            return total
+        # To be woken for every message costs more than to take it: a little later there are several.
+        clock[0], clock[1] = 0, _NAP_NS
+        clock_nanosleep(
+            types.int32(_CLOCK_MONOTONIC), types.int32(0), uintp(clock.ctypes.data), uintp(0)
+        )
+
+
+@inner
+def _drain(
+    start_ns, polls, clock, table, offsets, iov, bundle_iov, messages, armed, n_events, maps, geometry
+):  # fmt: skip
+    """Take what the sources have that are ready, in turn; returns packets, or minus an errno."""
+    batch = messages.shape[0]
+    total = 0
+    while True:
+        n_ready = 0
+        for source in range(table.shape[0]):
             for _ in range(_CALLS):
+                if (polls[source, 1] >> 16) & 0x7FFF == 0:
+                    break
                 if n_events[0] + batch * MAX_FINISHED_PER_MESSAGE > geometry[MAX_EVENTS]:
                     return total
                 wanted = arm(source, batch, table, offsets, iov, bundle_iov, messages, armed, geometry)
                 n = recvmmsg(
-                    types.int32(polls[source, 0]), message_address, uint32(wanted),
+                    types.int32(polls[source, 0]), uintp(messages.ctypes.data), uint32(wanted),
                     types.int32(_DONTWAIT), uintp(0),
                 )  # fmt: skip
                 if n < 0:
@@ -193,10 +221,9 @@ def _receive(
                 total += table[source, PACKETS] - before
                 if n < wanted:
                     polls[source, 1] &= 0xFFFF
-                    break
                 if wanted > 1:
                     break
-            served += (polls[source, 1] >> 16) & 0x7FFF != 0
-        waited_ns = _now_ns(clock) - start_ns
-        if served == 0 or waited_ns > (_ANNOUNCE_NS if n_events[0] > 0 else _TURN_NS):
+            n_ready += (polls[source, 1] >> 16) & 0x7FFF != 0
+        limit_ns = _ANNOUNCE_NS if n_events[0] > 0 else _TURN_NS
+        if n_ready == 0 or _now_ns(clock) - start_ns > limit_ns:
             return total

@@ -80,38 +80,46 @@ class ModuleSync(Stage):
     def _open(self) -> None:
         name, sizes = self.config.detector_name, self.config.sizes
         self._in = channels.bind(zmq.PULL, channels.ipc_address(name, "sync"))
+        self._in.setsockopt(zmq.RCVTIMEO, int(TURN_S * 1000))
         self._out = channels.bind(zmq.PUB, channels.ipc_address(name, "image"))
         self._ring = RingOwner(
             self.config.segment("image"), sizes.n_slots, sizes.slot_bytes, self._last_mask.size
         )
         self._synchronizer = self._new_synchronizer()
-        # Compiled, or loaded, before the first frame needs it.
-        self._synchronizer.take(np.zeros(0, FRAME_HEADER))
-        self._publish(self._synchronizer.flush())
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Compile, or load, what the first frame needs."""
+        joined = self._synchronizer.take(np.zeros(0, FRAME_HEADER))
+        ids = joined["image_id"].copy()
+        self._template.encode(ids, ids, ids, joined["header"])
+        if self._ring is not None:
+            self._ring.publish_all(ids)
 
     def _turn(self) -> None:
         if self._in is None:
             return
-        now = time.monotonic()
-        if not self._in.poll(int(TURN_S * 1000)):
-            if now - self._last_frame_s > self.idle_timeout_s:
+        try:
+            data = self._in.recv()  # waits for the length of a turn
+        except zmq.Again:
+            if time.monotonic() - self._last_frame_s > self.idle_timeout_s:
                 self._publish(self._synchronizer.flush())
                 self._synchronizer.idle()
             return
-        self._last_frame_s = now
+        self._last_frame_s = time.monotonic()
         waiting: list[bytes] = []
         n_bytes = 0
         for _ in range(_MAX_MESSAGES_PER_TURN):
+            if data and len(data) % FRAME_HEADER_BYTES == 0:
+                waiting.append(data)
+                n_bytes += len(data)
+                if n_bytes >= MAX_FRAMES * FRAME_HEADER_BYTES:
+                    break
+            else:
+                self.counters["malformed"] += 1
             try:
                 data = self._in.recv(zmq.DONTWAIT)
             except zmq.Again:
-                break
-            if not data or len(data) % FRAME_HEADER_BYTES:
-                self.counters["malformed"] += 1
-                continue
-            waiting.append(data)
-            n_bytes += len(data)
-            if n_bytes >= MAX_FRAMES * FRAME_HEADER_BYTES:
                 break
         if waiting:
             self._take(np.frombuffer(b"".join(waiting), FRAME_HEADER))
@@ -135,7 +143,7 @@ class ModuleSync(Stage):
 
     def _publish(self, joined: np.ndarray) -> None:
         ring, out = self._ring, self._out
-        if ring is None or out is None:
+        if ring is None or out is None or not joined.size:
             return
         ids, n_missing_modules = joined["image_id"].copy(), joined["n_missing_modules"].copy()
         for at in np.flatnonzero(n_missing_modules).tolist():

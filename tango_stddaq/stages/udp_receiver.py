@@ -21,6 +21,7 @@ from tango_stddaq.io import channels
 from tango_stddaq.io.ring import RingOwner, RingWriter
 from tango_stddaq.io.udp import WANTED_BUFFER_BYTES, PacketLoop, UdpSocket
 from tango_stddaq.processing.assembly import Workspace
+from tango_stddaq.processing.frame_headers import FrameHeaders
 from tango_stddaq.stages.base import TURN_S
 from tango_stddaq.stages.converting import ConvertingStage
 from tango_stddaq.stats import Counter
@@ -88,6 +89,7 @@ class UdpReceiver(ConvertingStage):
         self.mode = mode
         self.frame_timeout_s = frame_timeout_s
         self.buffer_bytes = 0
+        self._headers = FrameHeaders(self.detector, self.modules)
         self.missing_per_module = np.zeros(len(self.modules), np.int64)
         self._sockets: list[UdpSocket] = []
         self._owned: list[RingOwner] = []
@@ -119,6 +121,7 @@ class UdpReceiver(ConvertingStage):
         self._loop = PacketLoop(workspace, self._sockets)
         # Compiles the loop, or loads it: with the first packet it would be too late.
         self._loop.turn(0)
+        self._headers.of(workspace.events[:0], self.missing_per_module)
         self.buffer_bytes = min(entry.buffer_bytes for entry in self._sockets)
         if self.buffer_bytes < WANTED_BUFFER_BYTES:
             self.say(
@@ -143,24 +146,20 @@ class UdpReceiver(ConvertingStage):
             for source in np.flatnonzero(workspace.under_way()):
                 workspace.flush(int(source))
         if workspace.n_events[0]:
-            self._announce(workspace.take_events())
+            self._announce(workspace)
 
-    def _announce(self, events: np.ndarray) -> None:
-        self.missing_per_module += np.bincount(
-            events["source"].astype(np.intp),
-            weights=events["n_missing_packets"].astype(np.float64),
-            minlength=len(self.modules),
-        ).astype(np.int64)
+    def _announce(self, workspace: Workspace) -> None:
+        n_events = int(workspace.n_events[0])
+        headers = self._headers.of(workspace.events[:n_events], self.missing_per_module)
         if self.mode is ReceiveMode.DIRECT:
-            events["source"] = np.array(self._rows)[events["source"].astype(np.intp)]
-            if not self._publish(self._out[0], self.detector.frame_headers(events).tobytes()):
-                self.counters["unannounced_frames"] += events.size
-            return
-        for event in events:
-            source = int(event["source"])
-            event["source"] = self._rows[source]
-            self._owned[source].publish(int(event["image_id"]))
-            self._publish(self._out[source], self.detector.frame_headers(event[None]).tobytes())
+            if not self._publish(self._out[0], headers.tobytes()):
+                self.counters["unannounced_frames"] += n_events
+        else:
+            sources = workspace.events["source"][:n_events].tolist()
+            for source, header in zip(sources, headers, strict=True):
+                self._owned[source].publish(int(header["image_id"]))
+                self._publish(self._out[source], header.tobytes())
+        workspace.n_events[0] = 0
 
     def _publish(self, out: "zmq.Socket[bytes]", data: bytes) -> bool:
         """Send; False if nobody took it within the time of a turn."""

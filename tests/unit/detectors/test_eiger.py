@@ -13,6 +13,7 @@ from tango_stddaq.detectors import eiger
 from tango_stddaq.detectors.layout import EVENT, Detector
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.model import EigerMetadata
+from tango_stddaq.processing.frame_headers import FrameHeaders
 from tests.conftest import EIGER_POSITIONS
 
 from .announced import announced
@@ -102,7 +103,7 @@ def test_module_7_of_a_detector_with_gaps_in_its_numbers_keeps_its_number() -> N
     assert detector.placement.offsets[0, 0, 0] == 516 * 2
     events = np.zeros(2, EVENT)
     events["source"] = [0, 1]
-    assert detector.frame_headers(events)["module_id"].tolist() == [7, 10]
+    assert FrameHeaders(detector).of(events)["module_id"].tolist() == [7, 10]
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_the_frame_header_byte_for_byte() -> None:
     events["image_id"], events["n_missing_packets"], events["source"], events["epoch"] = 258, 3, 2, 7
     events["packet_header"][0, 8:12] = [4, 3, 2, 1]  # exposure length
     events["packet_header"][0, 34:38] = [0x11, 0x12, 0x21, 0x22]  # row, column
-    headers = detector.frame_headers(events)
+    headers = FrameHeaders(detector).of(events)
     assert headers.tobytes() == (
         b"\x02\x01" + bytes(6) + b"\x03" + bytes(7) + b"\x02\0" + b"\x20\0"
         + b"\x21\x22" + b"\x11\x12" + b"\x04\x03\x02\x01" + bytes(32) + b"\x0c\xda\x07\0"

@@ -14,6 +14,7 @@ from tango_stddaq.detectors.layout import FRAME_HEADER, Detector
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.model import GigafrostMetadata
 from tango_stddaq.processing.assembly import Workspace
+from tango_stddaq.processing.frame_headers import FrameHeaders
 from tests.unit.processing.kernel import receive
 
 from .announced import announced
@@ -145,7 +146,7 @@ def test_what_a_packet_says_reaches_the_image() -> None:
         workspace.set_ring(source, slots.ctypes.data, 128 * 480 * 2, 2, 0)
     sizes = detector.packet_sizes()
     receive(workspace, 9, [p[:n].tobytes() for p, n in zip(packets, sizes, strict=True)], 8)
-    frame = detector.frame_headers(workspace.take_events())
+    frame = FrameHeaders(detector).of(workspace.take_events())
     assert (frame["module_id"], frame["quadrant_id"], frame["link_id"]) == (1, 0, 1)
     assert announced(detector, frame.tobytes()) == GigafrostMetadata(5, 6, 7, 123, 77, store_image=False)
 

@@ -12,6 +12,7 @@ from tango_stddaq.detectors.layout import FRAME_HEADER
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.model import JungfrauMetadata
 from tango_stddaq.processing.assembly import Workspace
+from tango_stddaq.processing.frame_headers import FrameHeaders
 from tests.unit.processing.kernel import receive
 
 from .announced import announced
@@ -64,7 +65,7 @@ def test_the_bunch_id_is_the_image_id_whatever_its_step() -> None:
     events = module.workspace.take_events()
     assert events["image_id"].tolist() == [1000, 1010, 1020, 1031]
     assert module.workspace.totals()["skipped_ids"] == 0  # frame numbers have no gap
-    header = module.detector.frame_headers(events)
+    header = FrameHeaders(module.detector).of(events)
     assert header["frame_index"].tolist() == [50, 51, 52, 53]
     assert announced(module.detector, header[:1].tobytes()) == JungfrauMetadata(daq_rec=99)
 

@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from tango_stddaq.detectors.layout import EVENT, FRAME_HEADER, Detector, PacketLayout, Placement
+from tango_stddaq.detectors.layout import (
+    EVENT,
+    FRAME_HEADER,
+    Detector,
+    FrameField,
+    MetadataFields,
+    PacketLayout,
+    Placement,
+)
+from tango_stddaq.processing.frame_headers import FrameHeaders
 
 LAYOUT = PacketLayout(
     header=np.dtype([("frame", "<u8"), ("packet", "<u4"), ("gain", "<u2")]),
@@ -44,22 +53,24 @@ def test_finished_frames_become_frame_headers() -> None:
         }
     )
 
-    def fill(headers: np.ndarray, packet_headers: np.ndarray) -> None:
-        headers["gain"] = packet_headers["gain"]
-
     detector = Detector(
-        LAYOUT, (2, 5), Placement.contiguous(2, LAYOUT), own, fill,
-        metadata=lambda _: None, packets=lambda image, _id, _module: image,
+        LAYOUT, (2, 5), Placement.contiguous(2, LAYOUT), own, (FrameField("gain", "gain"),),
+        metadata=MetadataFields(10, ()), packets=lambda image, _id, _module: image,
         stamp=lambda _headers, _ids: None,
     )  # fmt: skip
     events = np.zeros(3, EVENT)
     events["image_id"], events["n_missing_packets"], events["source"] = [7, 7, 8], [0, 3, 0], [1, 0, 1]
     events["epoch"] = 9
     events["packet_header"][:, 12] = [10, 11, 12]
-    headers = detector.frame_headers(events)
+    missing = np.zeros(2, np.int64)
+    headers = FrameHeaders(detector).of(events, missing).copy()
     assert headers["image_id"].tolist() == [7, 7, 8]
     assert headers["n_missing_packets"].tolist() == [0, 3, 0]
     assert headers["module_id"].tolist() == [5, 2, 5]
     assert headers["epoch"].tolist() == [9, 9, 9]
     assert headers["gain"].tolist() == [10, 11, 12]
-    assert detector.frame_headers(events[:0]).size == 0
+    assert missing.tolist() == [3, 0]
+    assert FrameHeaders(detector).of(events[:0]).size == 0
+    # A receiver of one module of the two names it as its source 0.
+    events["source"] = 0
+    assert FrameHeaders(detector, [5]).of(events)["module_id"].tolist() == [5, 5, 5]
