@@ -12,14 +12,14 @@ from tango_stddaq.processing.slots import MAX_IMAGE_ID, NO_EPOCH, is_later_epoch
 
 _NAMES: Final = (
     "last", "epoch", "was_idle", "n_late", "n_duplicate", "n_restarts", "n_foreign", "n_skipped",
-    "n_waiting", "head", "released", "n_modules", "queue_size", "packets_per_frame",
+    "n_unmarked", "n_waiting", "head", "released", "n_modules", "queue_size", "packets_per_frame",
 )  # fmt: skip
 STATE: Final = {name: at for at, name in enumerate(_NAMES)}
 """Columns of the synchronizer's state."""
 N_STATE: Final = len(_NAMES)
 (
-    _LAST, _EPOCH, _WAS_IDLE, _N_LATE, _N_DUPLICATE, _N_RESTARTS, _N_FOREIGN, _N_SKIPPED, _N_WAITING,
-    _HEAD, _RELEASED, _N_MODULES, _QUEUE_SIZE, _PACKETS,
+    _LAST, _EPOCH, _WAS_IDLE, _N_LATE, _N_DUPLICATE, _N_RESTARTS, _N_FOREIGN, _N_SKIPPED, _N_UNMARKED,
+    _N_WAITING, _HEAD, _RELEASED, _N_MODULES, _QUEUE_SIZE, _PACKETS,
 ) = range(N_STATE)  # fmt: skip
 
 _ID, _MISSING_PACKETS, _MISSING_MODULES, _HEADER = range(4)  # words of a JOINED record
@@ -46,6 +46,8 @@ def take(
         epoch = np.int64(NO_EPOCH)
         if read_u16(uintp(header + _MARK_AT)) == uint64(HEADER_MARK):
             epoch = np.int64(read_u16(uintp(header + _EPOCH_AT)))
+        else:
+            state[_N_UNMARKED] += 1
         if missing < 0 or missing > state[_PACKETS]:
             missing = state[_PACKETS]
         verdict = _judge(image_id, module, epoch, state, newest, late_run)
@@ -190,3 +192,24 @@ def _release_first(n_out, state, waiting, n_arrived, arrived, order, free, out, 
         state[_N_SKIPPED] += image_id - state[_RELEASED] - 1
     state[_LAST] = state[_RELEASED] = image_id
     return n_out + 1
+
+
+@compiled
+def summarize(joined, published, packets_per_frame, n_missing):
+    """Count what became of images; `n_missing` (n,) gets the packets that each is missing.
+
+    Returns
+    -------
+    tuple
+        Images published, those of them with packets missing, modules that never came, and the position
+        of the last image published with packets missing (-1: none).
+    """
+    n_published, n_incomplete, n_modules, last = 0, 0, 0, -1
+    for i in range(joined.shape[0]):
+        n_modules += joined[i, _MISSING_MODULES]
+        n_missing[i] = joined[i, _MISSING_PACKETS] + joined[i, _MISSING_MODULES] * packets_per_frame
+        n_published += published[i]
+        if published[i] and n_missing[i] > 0:
+            n_incomplete += 1
+            last = i
+    return n_published, n_incomplete, n_modules, last

@@ -5,7 +5,7 @@ Images leave in strictly increasing order of their ids. An incomplete image wait
 nothing waits forever.
 """
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,25 @@ JOINED: Final = np.dtype(
 the frame header of the first frame that did."""
 MAX_FRAMES: Final = 1024
 """Frames joined in one call of the compiled loop."""
+
+
+class Summary(NamedTuple):
+    """What became of some images.
+
+    Attributes
+    ----------
+    n_published, n_incomplete
+        Images published, and those of them with packets missing.
+    n_missing_modules
+        Frames that never came.
+    last_incomplete
+        Position of the last one published with packets missing; -1 if there is none.
+    """
+
+    n_published: int
+    n_incomplete: int
+    n_missing_modules: int
+    last_incomplete: int
 
 
 class Synchronizer:
@@ -83,6 +102,11 @@ class Synchronizer:
         return self._count("n_foreign")
 
     @property
+    def n_unmarked(self) -> int:
+        """Frames of existing programs."""
+        return self._count("n_unmarked")
+
+    @property
     def n_restarts(self) -> int:
         """How often ids started again at a lower number."""
         return self._count("n_restarts")
@@ -115,6 +139,14 @@ class Synchronizer:
     def flush(self) -> np.ndarray:
         """Release everything that waits, complete or not; as `take`."""
         return self._out[: joining.flush(*self._arrays())]
+
+    def summarize(self, joined: np.ndarray, published: np.ndarray) -> tuple[np.ndarray, Summary]:
+        """Return the packets that images returned last are missing, (n,) int64, and their counts."""
+        n_missing = np.empty(joined.size, np.int64)
+        counts = joining.summarize(
+            _words(joined), published, self._count("packets_per_frame"), n_missing
+        )
+        return n_missing, Summary(*counts)
 
     def missing_modules(self, at: int) -> tuple[int, ...]:
         """Return the places of the modules that the `at`-th image returned last is missing."""

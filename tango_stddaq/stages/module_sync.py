@@ -94,7 +94,7 @@ class ModuleSync(Stage):
         ids = joined["image_id"].copy()
         self._template.encode(ids, ids, ids, joined["header"])
         if self._ring is not None:
-            self._ring.publish_all(ids)
+            self._synchronizer.summarize(joined, self._ring.publish_all(ids))
 
     def _turn(self) -> None:
         if self._in is None:
@@ -126,12 +126,13 @@ class ModuleSync(Stage):
 
     def _take(self, headers: np.ndarray) -> None:
         self.counters["frames"] += headers.size
-        is_foreign = headers["mark"] != HEADER_MARK
-        if is_foreign.any() and self._ring is not None:
-            self._ring.keep()  # an existing program writes into it, and outlives us
-            self._forget_masks(self._ring, headers[is_foreign])
+        n_unmarked = self._synchronizer.n_unmarked
         for first in range(0, headers.size, MAX_FRAMES):
-            self._publish(self._synchronizer.take(headers[first : first + MAX_FRAMES]))
+            joined = self._synchronizer.take(headers[first : first + MAX_FRAMES])
+            if self._synchronizer.n_unmarked != n_unmarked and self._ring is not None:
+                self._ring.keep()  # an existing program writes into it, and outlives us
+                self._forget_masks(self._ring, headers[headers["mark"] != HEADER_MARK])
+            self._publish(joined)
 
     def _forget_masks(self, ring: RingOwner, headers: np.ndarray) -> None:
         """Clear the masks of frames of existing programs: they only say how many packets are missing."""
@@ -146,25 +147,24 @@ class ModuleSync(Stage):
         if ring is None or out is None or not joined.size:
             return
         ids, n_missing_modules = joined["image_id"].copy(), joined["n_missing_modules"].copy()
-        for at in np.flatnonzero(n_missing_modules).tolist():
-            if not ring.is_reused(int(ids[at])):
-                for module in self._synchronizer.missing_modules(at):
-                    self._fill(ring, int(ids[at]), module)
+        if n_missing_modules.any():
+            for at in np.flatnonzero(n_missing_modules).tolist():
+                if not ring.is_reused(int(ids[at])):
+                    for module in self._synchronizer.missing_modules(at):
+                        self._fill(ring, int(ids[at]), module)
         is_there = ring.publish_all(ids)
-        n_missing = joined["n_missing_packets"] + n_missing_modules * self._n_packets
+        n_missing, summary = self._synchronizer.summarize(joined, is_there)
         for message in self._template.encode(ids, n_missing, n_missing_modules, joined["header"]):
             out.send(message)
         # One bin for each; consumers find out by themselves that a slot is taken.
-        is_incomplete = (n_missing > 0) & is_there
-        n_incomplete, n_there = int(is_incomplete.sum()), int(is_there.sum())
         counters = self.counters
         counters["images"] += ids.size
-        counters["overwritten"] += ids.size - n_there
-        counters["incomplete"] += n_incomplete
-        counters["complete"] += n_there - n_incomplete
-        counters["missing_modules"] += int(n_missing_modules.sum())
-        if n_incomplete:
-            self._note_incomplete(ring, int(ids[np.flatnonzero(is_incomplete)[-1]]))
+        counters["overwritten"] += ids.size - summary.n_published
+        counters["incomplete"] += summary.n_incomplete
+        counters["complete"] += summary.n_published - summary.n_incomplete
+        counters["missing_modules"] += summary.n_missing_modules
+        if summary.n_incomplete:
+            self._note_incomplete(ring, int(ids[summary.last_incomplete]))
 
     def _note_incomplete(self, ring: RingOwner, image_id: int) -> None:
         mask = ring.missing_packets(image_id)
