@@ -1,0 +1,71 @@
+"""Compression of images: from a slot of one ring straight into a slot of another.
+
+A compressor belongs to one thread. It releases the GIL, allocates nothing per image and never writes
+behind the end of its target: what does not fit is not compressed (`compress` returns 0).
+"""
+
+from typing import Final, Protocol
+
+import numpy as np
+
+from tango_stddaq.model import Compression
+
+DEFAULT_LEVEL: Final = 5
+MIN_LEVEL: Final = 1
+MAX_LEVEL: Final = 9
+
+
+class Compressor(Protocol):
+    """What both methods have in common."""
+
+    def compress(self, source: np.ndarray, itemsize: int, target: np.ndarray) -> int:
+        """Compress the pixels of one image.
+
+        Parameters
+        ----------
+        source
+            (n,) uint8, n a multiple of `itemsize`.
+        itemsize
+            Bytes of a pixel: 1, 2, 4 or 8.
+        target
+            (capacity,) uint8. May be written anywhere, also when the result does not fit.
+
+        Returns
+        -------
+        int
+            Bytes of the result; 0 if it does not fit `target`.
+        """
+
+    def close(self) -> None:
+        """Give back what it holds; harmless when called again."""
+
+
+def compressor(method: Compression, level: int = DEFAULT_LEVEL, block_bytes: int = 0) -> Compressor:
+    """Return a compressor for one thread.
+
+    Parameters
+    ----------
+    method
+        `H5BITSHUFFLE_LZ4` or `BLOSC2`.
+    level
+        Of blosc2, 1 to 9.
+    block_bytes
+        Of bitshuffle, 0 for the library's choice.
+
+    Raises
+    ------
+    StageError
+        If its library cannot be used.
+    ValueError
+        If there is no such method, level or block.
+    """
+    # Each loads its library, and bitshuffle its compiled loop, only where it is used.
+    if method is Compression.BLOSC2:
+        from tango_stddaq.processing.blosc2_chunk import Blosc2  # noqa: PLC0415
+
+        return Blosc2(level)
+    if method is Compression.H5BITSHUFFLE_LZ4:
+        from tango_stddaq.processing.bitshuffle_lz4 import BitshuffleLz4  # noqa: PLC0415
+
+        return BitshuffleLz4(block_bytes)
+    raise ValueError(f"compression {method.name.lower()}: is none")
