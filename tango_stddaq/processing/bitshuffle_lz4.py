@@ -11,6 +11,7 @@ do the work; LZ4 is told how much room there is. The result is byte for byte tha
 
 import ctypes
 import struct
+from importlib.metadata import version
 from typing import Final
 
 import bitshuffle.ext  # type: ignore[import-untyped]
@@ -19,13 +20,11 @@ import numpy as np
 from numba import njit, types, uint64, uintp
 
 from tango_stddaq.errors import StageError
+from tango_stddaq.processing.compress import check_block_bytes
 from tango_stddaq.processing.native import memcpy, write_u32_be
 
 HEADER: Final = struct.Struct(">QI")
 """Bytes uncompressed, bytes of a block."""
-MULTIPLE: Final = 8
-"""Pixels that are shuffled together."""
-MAX_BLOCK_BYTES: Final = 2**24
 
 
 def _address(name: str) -> int:
@@ -53,21 +52,6 @@ _default_block = ctypes.CFUNCTYPE(ctypes.c_size_t, ctypes.c_size_t)(_address("bs
 def default_block_bytes(itemsize: int) -> int:
     """Return the bytes of a block where it is left to the library."""
     return int(_default_block(itemsize)) * itemsize
-
-
-def check_block_bytes(block_bytes: int, itemsize: int) -> None:
-    """Check a block size.
-
-    Raises
-    ------
-    ValueError
-        If it is none.
-    """
-    if not 0 <= block_bytes <= MAX_BLOCK_BYTES or block_bytes % (MULTIPLE * itemsize):
-        raise ValueError(
-            f"block size {block_bytes}: allowed are 0 (automatic) and multiples of "
-            f"{MULTIPLE * itemsize} bytes (8 pixels) up to {MAX_BLOCK_BYTES}"
-        )
 
 
 @njit(types.int64(*[uintp] * 7), cache=True, nogil=True)
@@ -106,6 +90,7 @@ class BitshuffleLz4:
 
     def __init__(self, block_bytes: int = 0) -> None:
         check_block_bytes(block_bytes, 1)
+        self.library = f"bitshuffle {version('bitshuffle')}"
         self._block_bytes = block_bytes
         self._scratch = np.empty(0, np.uint8)
 

@@ -132,7 +132,7 @@ class Blosc2:
         if not MIN_LEVEL <= level <= MAX_LEVEL:
             raise ValueError(f"level {level}: allowed are {MIN_LEVEL} to {MAX_LEVEL}")
         self.level = level
-        self._library, self.library_name = load_library()
+        self._functions, self.library = load_library()
         self._contexts: dict[int, int] = {}
 
     def compress(self, source: np.ndarray, itemsize: int, target: np.ndarray) -> int:
@@ -141,8 +141,8 @@ class Blosc2:
             return 0
         context = self._contexts.get(itemsize)
         if context is None:
-            context = self._contexts[itemsize] = _new_context(self._library, self.level, itemsize)
-        n_bytes = self._library.blosc2_compress_ctx(
+            context = self._contexts[itemsize] = _new_context(self._functions, self.level, itemsize)
+        n_bytes = self._functions.blosc2_compress_ctx(
             context,
             source.ctypes.data,
             source.size,
@@ -154,4 +154,4 @@ class Blosc2:
     def close(self) -> None:
         """Free the contexts; harmless when called again."""
         while self._contexts:
-            self._library.blosc2_free_ctx(self._contexts.popitem()[1])
+            self._functions.blosc2_free_ctx(self._contexts.popitem()[1])

@@ -15,8 +15,18 @@ MIN_LEVEL: Final = 1
 MAX_LEVEL: Final = 9
 
 
+SUFFIXES: Final = {Compression.H5BITSHUFFLE_LZ4: "h5bitshuffle-lz4", Compression.BLOSC2: "blosc2"}
+"""Of the ring and the stream of each method."""
+BLOCK_PIXELS: Final = 8
+"""A block of bitshuffle has a multiple of these: they are shuffled together."""
+MAX_BLOCK_BYTES: Final = 2**24
+
+
 class Compressor(Protocol):
     """What both methods have in common."""
+
+    library: str
+    """What does the work, as one says it to a person."""
 
     def compress(self, source: np.ndarray, itemsize: int, target: np.ndarray) -> int:
         """Compress the pixels of one image.
@@ -38,6 +48,22 @@ class Compressor(Protocol):
 
     def close(self) -> None:
         """Give back what it holds; harmless when called again."""
+
+
+def check_block_bytes(block_bytes: int, itemsize: int) -> None:
+    """Check a block size of bitshuffle.
+
+    Raises
+    ------
+    ValueError
+        If it is none for pixels of `itemsize` bytes.
+    """
+    multiple = BLOCK_PIXELS * itemsize
+    if not 0 <= block_bytes <= MAX_BLOCK_BYTES or block_bytes % multiple:
+        raise ValueError(
+            f"block size {block_bytes}: allowed are 0 (automatic) and multiples of {multiple} bytes "
+            f"({BLOCK_PIXELS} pixels) up to {MAX_BLOCK_BYTES}"
+        )
 
 
 def compressor(method: Compression, level: int = DEFAULT_LEVEL, block_bytes: int = 0) -> Compressor:

@@ -175,7 +175,7 @@ def test_both_blosc2_libraries_make_the_same_chunk() -> None:
     made = []
     for package in ("blosc2", "hdf5plugin"):
         one = blosc2_chunk.Blosc2(5)
-        one._library, name = blosc2_chunk.load_library((package,))
+        one._functions, name = blosc2_chunk.load_library((package,))
         assert name.endswith(f"of {package}")
         made.append(compress(one, pixels))
         one.close()
