@@ -17,6 +17,8 @@ MAX_LEVEL: Final = 9
 
 SUFFIXES: Final = {Compression.H5BITSHUFFLE_LZ4: "h5bitshuffle-lz4", Compression.BLOSC2: "blosc2"}
 """Of the ring and the stream of each method."""
+METHODS: Final = {method.name.lower(): method for method in SUFFIXES}
+"""The methods by their names in the configuration."""
 BLOCK_PIXELS: Final = 8
 """A block of bitshuffle has a multiple of these: they are shuffled together."""
 MAX_BLOCK_BYTES: Final = 2**24
