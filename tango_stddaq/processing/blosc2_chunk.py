@@ -95,7 +95,7 @@ def _check(library: ctypes.CDLL) -> None:
     """Make a chunk and look at it: a library with another `blosc2_cparams` would not do what we say."""
     probe = np.arange(8192, dtype=np.uint32)
     target = np.zeros(probe.nbytes, np.uint8)
-    context = _new_context(library, 3, probe.itemsize)
+    context = new_context(library, 3, probe.itemsize)
     n_bytes = library.blosc2_compress_ctx(
         context, probe.ctypes.data, probe.nbytes, target.ctypes.data, target.nbytes
     )
@@ -108,9 +108,14 @@ def _check(library: ctypes.CDLL) -> None:
         raise StageError(f"makes a chunk of {found}, expected is {expected}: a version not known here")
 
 
-def _new_context(library: ctypes.CDLL, level: int, itemsize: int) -> int:
+def new_context(library: ctypes.CDLL, level: int, itemsize: int, threads: int = 1) -> int:
+    """Return a context for `blosc2_compress_ctx`; more threads are the library's own."""
     parameters = _Parameters(
-        compcode=LZ4, clevel=level, typesize=itemsize, nthreads=1, splitmode=_FORWARD_COMPATIBLE_SPLIT
+        compcode=LZ4,
+        clevel=level,
+        typesize=itemsize,
+        nthreads=threads,
+        splitmode=_FORWARD_COMPATIBLE_SPLIT,
     )
     parameters.filters[_N_FILTERS - 1] = BITSHUFFLE
     context = library.blosc2_create_cctx(parameters)
@@ -141,7 +146,7 @@ class Blosc2:
             return 0
         context = self._contexts.get(itemsize)
         if context is None:
-            context = self._contexts[itemsize] = _new_context(self._functions, self.level, itemsize)
+            context = self._contexts[itemsize] = new_context(self._functions, self.level, itemsize)
         n_bytes = self._functions.blosc2_compress_ctx(
             context,
             source.ctypes.data,

@@ -188,10 +188,10 @@ def test_no_blosc2_library_is_said() -> None:
 
 
 def test_a_blosc2_of_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    right: Callable[..., int] = blosc2_chunk._new_context
+    right: Callable[..., int] = blosc2_chunk.new_context
     monkeypatch.setattr(
         blosc2_chunk,
-        "_new_context",
+        "new_context",
         lambda library, level, itemsize: right(library, level, 2 * itemsize),
     )
     blosc2_chunk.load_library.cache_clear()
