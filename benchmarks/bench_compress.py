@@ -1,8 +1,8 @@
 """Compressors: our kernel and the whole stage, ring to ring, beside the library's own rate.
 
 The library's own rate is that of its C function, called by as many threads, on the same images, from the
-same slots to memory of the same kind, in the same run. Rates are the best of several short rounds. Rates per
-CPU second, of the compressor's process alone, hold on a busy machine too, and leave out who feeds it.
+same slots to memory of the same kind, in the same run. Rates are the best of several short rounds. Rates
+per CPU second are of the compressor's process alone: they hold on a busy machine too.
 """
 
 import ctypes

@@ -10,7 +10,6 @@ do the work; LZ4 is told how much room there is. The result is byte for byte tha
 """
 
 import ctypes
-import struct
 from importlib.metadata import version
 from typing import Final
 
@@ -20,11 +19,10 @@ import numpy as np
 from numba import njit, types, uint64, uintp
 
 from tango_stddaq.errors import StageError
-from tango_stddaq.processing.compress import check_block_bytes
+from tango_stddaq.processing.compress import BLOCK_PIXELS, Compressor, check_block_bytes
 from tango_stddaq.processing.native import memcpy, write_u32_be
 
-HEADER: Final = struct.Struct(">QI")
-"""Bytes uncompressed, bytes of a block."""
+HEADER_BYTES: Final = 12
 
 
 def _address(name: str) -> int:
@@ -55,22 +53,28 @@ def default_block_bytes(itemsize: int) -> int:
 
 
 @njit(types.int64(*[uintp] * 7), cache=True, nogil=True)
-def _compress_blocks(source, n_pixels, itemsize, block, target, capacity, scratch):
-    """Compress all blocks; returns the bytes written, 0 if they do not fit."""
+def _compress(source, n_bytes, itemsize, block_bytes, target, capacity, scratch):
+    """Write header and blocks; returns the bytes written, 0 if they do not fit."""
     out, end = target, target + capacity
-    n_left = n_pixels
-    while n_left >= uint64(8):
-        n = min(block, n_left - n_left % uint64(8))
-        n_bytes = n * itemsize
+    if capacity < uint64(HEADER_BYTES):
+        return 0
+    write_u32_be(out, n_bytes >> uint64(32))
+    write_u32_be(out + uint64(4), n_bytes)
+    write_u32_be(out + uint64(8), block_bytes)
+    out += uint64(HEADER_BYTES)
+    n_left, block = n_bytes // itemsize, block_bytes // itemsize
+    while n_left >= uint64(BLOCK_PIXELS):
+        n = min(block, n_left - n_left % uint64(BLOCK_PIXELS))
+        n_block = n * itemsize
         if out + uint64(4) >= end or _shuffle(source, scratch, n, itemsize) < 0:
             return 0
         room = min(end - out - uint64(4), uint64(0x7FFFFFFF))
-        n_compressed = _lz4(scratch, out + uint64(4), types.int32(n_bytes), types.int32(room))
+        n_compressed = _lz4(scratch, out + uint64(4), types.int32(n_block), types.int32(room))
         if n_compressed <= 0:
             return 0
         write_u32_be(out, uint64(n_compressed))
         out += uint64(4) + uint64(n_compressed)
-        source += n_bytes
+        source += n_block
         n_left -= n
     rest = n_left * itemsize
     if rest > end - out:
@@ -79,8 +83,8 @@ def _compress_blocks(source, n_pixels, itemsize, block, target, capacity, scratc
     return types.int64(out + rest - target)
 
 
-class BitshuffleLz4:
-    """A compressor, see `Compressor`.
+class BitshuffleLz4(Compressor):
+    """See `Compressor`.
 
     Parameters
     ----------
@@ -92,27 +96,25 @@ class BitshuffleLz4:
         check_block_bytes(block_bytes, 1)
         self.library = f"bitshuffle {version('bitshuffle')}"
         self._block_bytes = block_bytes
+        self._itemsize = 0
+        self._block = 0
         self._scratch = np.empty(0, np.uint8)
+        self._scratch_address = 0
 
-    def compress(self, source: np.ndarray, itemsize: int, target: np.ndarray) -> int:
-        """Compress the pixels of one image; see `Compressor.compress`."""
-        if target.size < HEADER.size:
-            return 0
-        block_bytes = self._block_bytes or default_block_bytes(itemsize)
-        check_block_bytes(block_bytes, itemsize)
-        if self._scratch.size < block_bytes:
-            self._scratch = np.empty(block_bytes, np.uint8)
-        HEADER.pack_into(target.data, 0, source.size, block_bytes)
-        n_bytes = _compress_blocks(
-            source.ctypes.data,
-            source.size // itemsize,
-            itemsize,
-            block_bytes // itemsize,
-            target.ctypes.data + HEADER.size,
-            target.size - HEADER.size,
-            self._scratch.ctypes.data,
+    def compress_at(self, source: int, n_bytes: int, itemsize: int, target: int, capacity: int) -> int:
+        """Compress the pixels of one image; see `Compressor.compress_at`."""
+        if itemsize != self._itemsize:
+            self._prepare(itemsize)
+        return int(
+            _compress(source, n_bytes, itemsize, self._block, target, capacity, self._scratch_address)
         )
-        return HEADER.size + n_bytes if n_bytes > 0 or not source.size else 0
+
+    def _prepare(self, itemsize: int) -> None:
+        block = self._block_bytes or default_block_bytes(itemsize)
+        check_block_bytes(block, itemsize)
+        self._scratch = np.empty(block, np.uint8)
+        self._scratch_address = self._scratch.ctypes.data
+        self._block, self._itemsize = block, itemsize
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from tango_stddaq.codecs.blosc2_frame import BITSHUFFLE, LZ4
 from tango_stddaq.errors import StageError
-from tango_stddaq.processing.compress import MAX_LEVEL, MIN_LEVEL
+from tango_stddaq.processing.compress import MAX_LEVEL, MIN_LEVEL, Compressor
 
 MAX_CHUNK_BYTES: Final = 2**31 - 1 - 32
 _FORWARD_COMPATIBLE_SPLIT: Final = 4
@@ -124,8 +124,8 @@ def new_context(library: ctypes.CDLL, level: int, itemsize: int, threads: int = 
     return int(context)
 
 
-class Blosc2:
-    """A compressor, see `Compressor`.
+class Blosc2(Compressor):
+    """See `Compressor`.
 
     Parameters
     ----------
@@ -140,21 +140,17 @@ class Blosc2:
         self._functions, self.library = load_library()
         self._contexts: dict[int, int] = {}
 
-    def compress(self, source: np.ndarray, itemsize: int, target: np.ndarray) -> int:
-        """Compress the pixels of one image; see `Compressor.compress`."""
-        if source.size > MAX_CHUNK_BYTES:
+    def compress_at(self, source: int, n_bytes: int, itemsize: int, target: int, capacity: int) -> int:
+        """Compress the pixels of one image; see `Compressor.compress_at`."""
+        if n_bytes > MAX_CHUNK_BYTES:
             return 0
         context = self._contexts.get(itemsize)
         if context is None:
             context = self._contexts[itemsize] = new_context(self._functions, self.level, itemsize)
-        n_bytes = self._functions.blosc2_compress_ctx(
-            context,
-            source.ctypes.data,
-            source.size,
-            target.ctypes.data,
-            min(target.size, MAX_CHUNK_BYTES),
+        n_compressed: int = self._functions.blosc2_compress_ctx(
+            context, source, n_bytes, target, min(capacity, MAX_CHUNK_BYTES)
         )
-        return max(0, n_bytes)
+        return max(0, n_compressed)
 
     def close(self) -> None:
         """Free the contexts; harmless when called again."""

@@ -4,7 +4,8 @@ A compressor belongs to one thread. It releases the GIL, allocates nothing per i
 behind the end of its target: what does not fit is not compressed (`compress` returns 0).
 """
 
-from typing import Final, Protocol
+from abc import ABC, abstractmethod
+from typing import Final
 
 import numpy as np
 
@@ -24,30 +25,43 @@ BLOCK_PIXELS: Final = 8
 MAX_BLOCK_BYTES: Final = 2**24
 
 
-class Compressor(Protocol):
-    """What both methods have in common."""
+class Compressor(ABC):
+    """What both methods have in common.
+
+    Attributes
+    ----------
+    library
+        What does the work, as one says it to a person.
+    """
 
     library: str
-    """What does the work, as one says it to a person."""
 
-    def compress(self, source: np.ndarray, itemsize: int, target: np.ndarray) -> int:
-        """Compress the pixels of one image.
+    @abstractmethod
+    def compress_at(self, source: int, n_bytes: int, itemsize: int, target: int, capacity: int) -> int:
+        """Compress the pixels of one image from address to address.
 
         Parameters
         ----------
-        source
-            (n,) uint8, n a multiple of `itemsize`.
+        source, n_bytes
+            Where the pixels are; `n_bytes` is a multiple of `itemsize`.
         itemsize
             Bytes of a pixel: 1, 2, 4 or 8.
-        target
-            (capacity,) uint8. May be written anywhere, also when the result does not fit.
+        target, capacity
+            Where the result goes. May be written anywhere, also when the result does not fit.
 
         Returns
         -------
         int
-            Bytes of the result; 0 if it does not fit `target`.
+            Bytes of the result; 0 if it does not fit.
         """
 
+    def compress(self, source: np.ndarray, itemsize: int, target: np.ndarray) -> int:
+        """Compress from one array of uint8 to another; see `compress_at`."""
+        return self.compress_at(
+            source.ctypes.data, source.size, itemsize, target.ctypes.data, target.size
+        )
+
+    @abstractmethod
     def close(self) -> None:
         """Give back what it holds; harmless when called again."""
 

@@ -4,19 +4,20 @@ import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, replace
-from typing import ClassVar, Final
+from ctypes import memmove
+from dataclasses import dataclass
+from typing import ClassVar, Final, cast
 
-import numpy as np
 import zmq
 
 from tango_stddaq.codecs import image_metadata
+from tango_stddaq.codecs.pb import std_daq_protocol_pb2 as pb
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.io import channels
 from tango_stddaq.io.image_source import MetadataSource, PixelSource
 from tango_stddaq.io.ring import RingOwner, RingReader
-from tango_stddaq.model import Compression, Image
+from tango_stddaq.model import Compression, Dtype
 from tango_stddaq.processing.compress import (
     DEFAULT_LEVEL,
     MAX_LEVEL,
@@ -40,17 +41,25 @@ _PIXELS_ELSEWHERE: Final = {"filter": "image", "delay-filter": "image"}
 """Streams without a ring of their own, and the ring their images lie in."""
 
 
+_ITEMSIZES: Final = {int(d): d.numpy.itemsize for d in Dtype if d is not Dtype.UNKNOWN}
+
+
 def ring_of(suffix: str) -> str:
     """Return the suffix of the ring that holds the pixels of a metadata stream."""
     return _PIXELS_ELSEWHERE.get(suffix, suffix)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Job:
-    """One image in work, numbered in the order of arrival."""
+    """One image in work, numbered in the order of arrival.
+
+    Its message is changed in place and sent on: fields that this code does not know stay as they are.
+    """
 
     number: int
-    image: Image
+    image_id: int
+    message: pb.ImageMetadata
+    n_bytes: int
     reader: RingReader | None
 
 
@@ -109,6 +118,7 @@ class ImageCompressor(Stage):
         except ValueError as error:
             raise ConfigError(str(error)) from None
         self.method = method
+        self._mark = cast(pb.ImageMetadataCompression, int(method))
         self.block_bytes = block_bytes
         self.threads = threads
         self.level = level
@@ -129,13 +139,15 @@ class ImageCompressor(Stage):
         self._ended = threading.Event()
         self._worker_error: Exception | None = None
         self._receiving = threading.Lock()
-        self._waiting: deque[Image] = deque()
-        # What follows belongs to whoever holds `_order`, the sockets' and the counters' use included.
-        self._order = threading.Condition()
+        self._waiting: deque[bytes] = deque()
+        # What follows belongs to whoever holds `_lock`, use of the output socket and counting included.
+        self._lock = threading.Lock()
+        self._left = threading.Condition(self._lock)
+        self._n_blocked = 0
         self._next_number = 0
         self._next_out = 0
         self._busy: set[int] = set()
-        self._done: dict[int, tuple[_Job, Image | str]] = {}
+        self._done: dict[int, tuple[_Job, str]] = {}
         self._rates = Rate(_RATE_WINDOW_S), Rate(_RATE_WINDOW_S)
 
     # -- settings, also while it runs --------------------------------------------------------------
@@ -197,8 +209,6 @@ class ImageCompressor(Stage):
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if self._metadata is not None:
-            self.counters["malformed"] = self._metadata.n_malformed
         self.input_rate = self._rates[0].update(now, self.counters["bytes"])
         self.output_rate = self._rates[1].update(now, self.counters["compressed_bytes"])
         if self.output_rate:
@@ -208,14 +218,12 @@ class ImageCompressor(Stage):
         return {"ratio": round(self.ratio, 3)}
 
     def _do_reset(self) -> None:
-        with self._order:  # the threads count
+        with self._lock:  # the threads count
             super()._do_reset()
 
     def _reset(self) -> None:
         self.ratio = self.input_rate = self.output_rate = 0.0
         self._rates = Rate(_RATE_WINDOW_S), Rate(_RATE_WINDOW_S)
-        if self._metadata is not None:
-            self._metadata.n_malformed = 0
 
     def _describe(self) -> str:
         return (
@@ -271,16 +279,23 @@ class ImageCompressor(Stage):
                 return None
             if not self._waiting:
                 if not self._ended.is_set():
-                    self._waiting.extend(metadata.receive(int(TURN_S * 1000), _BATCH))
+                    self._waiting.extend(metadata.receive_messages(int(TURN_S * 1000), _BATCH))
                 if not self._waiting:
                     return None
-            image = self._waiting[0]
-            slot = image.image_id % ring.n_slots
+            try:
+                message = image_metadata.parse(self._waiting[0])
+            except ValueError:
+                self._waiting.popleft()
+                with self._lock:
+                    self.counters["malformed"] += 1
+                return None
+            image_id = message.image_id
+            slot = image_id % ring.n_slots
             most = min(_AHEAD * self.threads, ring.n_slots)
-            with self._order:
+            with self._lock:
                 # Ids that are multiples of the ring apart share a slot: one after the other.
                 while len(self._busy) >= most or slot in self._busy:
-                    self._order.wait(TURN_S)
+                    self._wait()
                     if self._worker_error is not None:
                         return None
                 reader = self._source()
@@ -288,7 +303,7 @@ class ImageCompressor(Stage):
                 self._next_number += 1
                 self._busy.add(slot)
             self._waiting.popleft()
-            return _Job(number, image, reader)
+            return _Job(number, image_id, message, message.size, reader)
 
     def _source(self) -> RingReader | None:
         """Return the source's ring; a new one only when no thread reads the old one any more."""
@@ -296,56 +311,70 @@ class ImageCompressor(Stage):
             if not self._busy:
                 self._reader = None
             else:
-                self._order.wait(TURN_S)
+                self._wait()
         if self._reader is None and self._pixels is not None:
             self._reader = self._pixels.reader()
         return self._reader
 
-    def _compress(self, job: _Job, made: Compressor) -> Image | str:
-        """Compress an image into its slot.
+    def _wait(self) -> None:
+        """Wait a turn for an image to leave; the caller holds `_lock`."""
+        self._n_blocked += 1
+        self._left.wait(TURN_S)
+        self._n_blocked -= 1
 
-        Returns
-        -------
-        Image or str
-            What to publish, or the counter that it is lost in.
-        """
-        image, reader, ring = job.image, job.reader, self._ring
-        if image.compression or not image.dtype or self._pixels is None or self._pixels.accepts(image):
+    def _compress(self, job: _Job, made: Compressor) -> str:
+        """Compress an image into its slot; returns the counter that it ends in."""
+        message, reader, ring, image_id, n_bytes = (
+            job.message,
+            job.reader,
+            self._ring,
+            job.image_id,
+            job.n_bytes,
+        )
+        itemsize = _ITEMSIZES.get(message.dtype, 0)
+        if message.compression or n_bytes != message.height * message.width * itemsize or not itemsize:
             return "refused"
-        ticket = reader.ticket(image.image_id) if reader is not None else None
-        if reader is None or ring is None or ticket is None:
+        if reader is None or ring is None:
             return "overwritten"
-        source = reader.slot(image.image_id)[: image.size]
-        target = ring.begin(image.image_id)[: image.size]
-        n_bytes = made.compress(source, image.dtype.numpy.itemsize, target)
-        if n_bytes:
-            image = replace(image, size=n_bytes, compression=self.method)
+        if n_bytes > reader.slot_bytes:
+            return "refused"
+        ticket = reader.ticket(image_id)
+        if ticket is None:
+            return "overwritten"
+        ring.begin(image_id)
+        offset = image_id % ring.n_slots * ring.slot_bytes
+        source, target = reader.base_address + offset, ring.base_address + offset
+        n_compressed = made.compress_at(source, n_bytes, itemsize, target, n_bytes)
+        if n_compressed:
+            message.size, message.compression = n_compressed, self._mark
         else:
-            np.copyto(target, source)
+            memmove(target, source, n_bytes)
         # HAND ON HERE what the index of `reader` knows of the image beside its pixels (packet masks), to
         # the index of `ring`: before the source is asked whether it still held the image.
-        return image if reader.still(image.image_id, ticket) else "overwritten"
+        if not reader.still(image_id, ticket):
+            return "overwritten"
+        return "compressed_images" if n_compressed else "passed_on"
 
-    def _leave(self, job: _Job, outcome: Image | str) -> None:
+    def _leave(self, job: _Job, outcome: str) -> None:
         """Publish an image when its turn has come, and those that waited for it."""
-        with self._order:
+        with self._lock:
             self._done[job.number] = job, outcome
             while (ready := self._done.pop(self._next_out, None)) is not None:
                 self._next_out += 1
                 self._publish(*ready)
-            self._order.notify_all()
+            if self._n_blocked:
+                self._left.notify_all()
 
-    def _publish(self, job: _Job, outcome: Image | str) -> None:
+    def _publish(self, job: _Job, outcome: str) -> None:
         ring, out, counters = self._ring, self._out, self.counters
         if ring is None or out is None:
             return
-        self._busy.discard(job.image.image_id % ring.n_slots)
-        if not isinstance(outcome, Image):
-            counters[outcome] += 1
+        self._busy.discard(job.image_id % ring.n_slots)
+        counters[outcome] += 1
+        if outcome in ("overwritten", "refused"):
             return
-        ring.publish(outcome.image_id)
-        out.send(image_metadata.encode(outcome))
         counters["images"] += 1
-        counters["compressed_images" if outcome.compression else "passed_on"] += 1
-        counters["bytes"] += job.image.size
-        counters["compressed_bytes"] += outcome.size
+        counters["bytes"] += job.n_bytes
+        counters["compressed_bytes"] += job.message.size
+        ring.publish(job.image_id)
+        out.send(job.message.SerializeToString())
