@@ -330,6 +330,25 @@ def test_two_of_a_kind_are_refused(chain: Chain, config: DaqConfig, method: Comp
         ImageCompressor(config, method).start()
 
 
+@pytest.mark.expects_errors
+def test_a_source_of_another_shape_is_a_fault_that_a_start_leaves(
+    chain: Chain, config: DaqConfig, method: Compression
+) -> None:
+    stage = ImageCompressor(config, method, 2)
+    with started(stage):
+        chain.connect()
+        chain.ring.close()
+        chain.ring = RingOwner(config.segment("image"), N_SLOTS, 2 * config.sizes.slot_bytes)
+        chain.announce(image_of(chain.next_id))
+        wait_until(lambda: stage.state is StageState.FAULT, "the fault")
+        assert "do all services use the same file?" in stage.status
+    chain.ring.close()
+    chain.ring = chain.new_ring()
+    with started(stage):
+        chain.connect()
+        assert stage.state is not StageState.FAULT
+
+
 def test_wrong_settings_are_named(config: DaqConfig) -> None:
     with pytest.raises(ConfigError, match="cannot read its own images"):
         ImageCompressor(config, BLOSC2, suffix="blosc2")
