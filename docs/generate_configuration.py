@@ -69,7 +69,7 @@ def render() -> str:
     schema = config.schema()
     required = set(schema["required"])
     keys = schema["properties"]
-    stream = schema["$defs"]["LiveStreamConfig"]
+    stream, compressor = (schema["$defs"][name] for name in ("LiveStreamConfig", "CompressorConfig"))
     parts = [
         HEAD,
         "## Mandatory keys\n",
@@ -79,6 +79,9 @@ def render() -> str:
         "## Entries of `live_stream_configs`\n",
         " ".join(stream["description"].split()) + "\n",
         _table(stream["properties"], required=set(stream["required"])),
+        "## Entries of `compressors`\n",
+        " ".join(compressor["description"].split()) + " See [compression](compression.md).\n",
+        _table(compressor["properties"], required=set(compressor["required"])),
         SIZES.format(
             min_slots=config.MIN_SLOTS,
             align=config.SEGMENT_ALIGN_BYTES // 2**20,
@@ -129,7 +132,7 @@ def _type(entry: dict[str, Any]) -> str:
         "integer": "whole number", "number": "number", "string": "text", "boolean": "true or false",
         "object": "object", "array": "list",
     }[entry["type"]]  # fmt: skip
-    if kind == "list" and entry.get("minItems") == entry.get("maxItems"):
+    if kind == "list" and "prefixItems" in entry:
         items = dict.fromkeys(_type(item) for item in entry["prefixItems"])
         kind = f"list of {entry['minItems']}: " + ", ".join(items)
     return kind + _limits(entry)

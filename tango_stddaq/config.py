@@ -30,6 +30,7 @@ DetectorType = Literal[
 ]
 LogLevel = Literal["trace", "debug", "info", "warning", "error", "critical", "off"]
 _LOG_ALIASES: Final = {"warn": "warning", "err": "error"}
+_SUFFIX: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 Pixel = Annotated[int, Field(ge=0, lt=MAX_PIXELS_PER_SIDE)]
 
 
@@ -66,6 +67,33 @@ class LiveStreamConfig(BaseModel):
         if self.type == "batch" and (period != int(period) or n > period):
             raise ValueError(f"config {list(self.config)}: batch needs whole n <= m")
         return self
+
+
+class CompressorConfig(BaseModel):
+    """One compressor: a server that publishes every image of its source once more, compressed.
+
+    Its ring and stream have the suffix `h5bitshuffle-lz4` or `blosc2`; there can be one of each.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    method: Literal["h5bitshuffle_lz4", "blosc2"] = Field(description="How images are compressed.")
+    threads: int = Field(default=1, ge=1, le=64, description="Images compressed at the same time.")
+    level: int = Field(default=5, ge=1, le=9, description="Of blosc2: 1 is fastest, 9 smallest.")
+    block_size: int = Field(
+        default=0,
+        ge=0,
+        le=2**24,
+        description="Of bitshuffle: bytes of a block, a multiple of 8 pixels; 0: the library's choice.",
+    )
+    source: str = Field(
+        default="image", pattern=_SUFFIX, description="Suffix of the stream that announces the images."
+    )
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of its own ring and stream."""
+        return self.method.replace("_", "-")
 
 
 class DaqConfig(BaseModel):
@@ -143,6 +171,15 @@ class DaqConfig(BaseModel):
     pedestals_file: str = Field(
         default="", description="Addition of tango_stddaq: HDF5 file with its pedestals, if not there."
     )
+    compressors: tuple[CompressorConfig, ...] = Field(
+        default=(), description="Addition of tango_stddaq: the compressors to run, see below."
+    )
+    writer_source: str = Field(
+        default="image",
+        pattern=_SUFFIX,
+        description="Addition of tango_stddaq: suffix of the images that go to the files: `image`, or "
+        "that of a compressor.",
+    )
     ring_slots: int | None = Field(
         default=None,
         ge=4,
@@ -195,6 +232,28 @@ class DaqConfig(BaseModel):
                 f"start_udp_port {self.start_udp_port}: last port is {last_port}, "
                 "allowed is at most 65535"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _compressors_fit(self) -> "DaqConfig":
+        methods = [entry.method for entry in self.compressors]
+        for at, entry in enumerate(self.compressors):
+            if entry.method in methods[:at]:
+                raise ValueError(
+                    f"compressors {at}: method {entry.method!r} stands there twice; both would own the "
+                    f"ring {self.segment(entry.suffix)}"
+                )
+            if entry.source in [other.suffix for other in self.compressors]:
+                raise ValueError(
+                    f"compressors {at}: source {entry.source!r} is compressed already; allowed are the "
+                    "suffixes of other stages, like 'image'"
+                )
+            multiple = 8 * self.sizes.dtype.numpy.itemsize
+            if entry.block_size % multiple:
+                raise ValueError(
+                    f"compressors {at}: block_size {entry.block_size}: allowed are 0 and multiples of "
+                    f"{multiple} bytes (8 pixels)"
+                )
         return self
 
     @property

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import h5py
+import hdf5plugin  # noqa: F401, registers what reads compressed images
 import numpy as np
 import tango
 from PIL import Image as PilImage

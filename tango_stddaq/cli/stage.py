@@ -14,6 +14,8 @@ from tango_stddaq import config as config_module
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import ConfigError, StageError
 from tango_stddaq.io import logs
+from tango_stddaq.model import Compression
+from tango_stddaq.processing.compress import DEFAULT_LEVEL
 from tango_stddaq.stages.base import Stage
 
 app = typer.Typer(
@@ -30,6 +32,13 @@ Connections = Annotated[
 SocketType = Annotated[
     Literal["pull", "sub"],
     typer.Option("-t", "--type", help="pull: the camera binds PUSH; sub: it binds PUB."),
+]
+Threads = Annotated[int, typer.Option("-t", "--threads", help="Images compressed at the same time.")]
+Source = Annotated[
+    str, typer.Option("-s", "--source_suffix", help="Stream that announces the images, and their ring.")
+]
+SourceRing = Annotated[
+    str, typer.Option("-si", "--source_suffix_image", help="Ring with their pixels, if it is another.")
 ]
 
 
@@ -119,6 +128,38 @@ def live_stream(
     if protocol != "array-1.0":
         raise typer.BadParameter(f"{protocol!r}: allowed is array-1.0", param_hint="--type")
     run(LiveStream(load(config), address, source_suffix_meta, source_suffix_image))
+
+
+@app.command("compress-blosc2")
+def compress_blosc2(
+    config: Config,
+    threads: Threads,
+    level: Annotated[int, typer.Option("-l", "--level", help="1 (fastest) to 9.")] = DEFAULT_LEVEL,
+    source_suffix: Source = "image",
+    source_suffix_image: SourceRing = "",
+) -> None:
+    """Compress images with blosc2, for a ring and a stream of that name."""
+    from tango_stddaq.stages.compressor import ImageCompressor  # noqa: PLC0415
+
+    method, rings = Compression.BLOSC2, (source_suffix, source_suffix_image)
+    run(ImageCompressor(load(config), method, threads, level, 0, *rings))
+
+
+@app.command("compress-h5bitshuffle-lz4")
+def compress_h5bitshuffle_lz4(
+    config: Config,
+    threads: Threads,
+    block_size: Annotated[
+        int, typer.Option("-b", "--block_size", help="Bytes of a block; 0: the library's choice.")
+    ] = 0,
+    source_suffix: Source = "image",
+    source_suffix_image: SourceRing = "",
+) -> None:
+    """Compress images with bitshuffle and LZ4, for a ring and a stream h5bitshuffle-lz4."""
+    from tango_stddaq.stages.compressor import ImageCompressor  # noqa: PLC0415
+
+    method, rings = Compression.H5BITSHUFFLE_LZ4, (source_suffix, source_suffix_image)
+    run(ImageCompressor(load(config), method, threads, DEFAULT_LEVEL, block_size, *rings))
 
 
 @app.command("writer-driver")

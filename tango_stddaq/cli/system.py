@@ -29,6 +29,14 @@ class SimulatedDetectors(StrEnum):
     PCO = "pco"
 
 
+class Compressions(StrEnum):
+    """How `stddaq demo` can store its images."""
+
+    NONE = "none"
+    BLOSC2 = "blosc2"
+    H5BITSHUFFLE_LZ4 = "h5bitshuffle_lz4"
+
+
 def demo(
     detector: Annotated[
         SimulatedDetectors, typer.Option(help="The detector to simulate.")
@@ -42,6 +50,9 @@ def demo(
     drop_every: Annotated[
         int, typer.Option(min=0, help="Lose every n-th packet on the way, to see what happens.")
     ] = 0,
+    compression: Annotated[
+        Compressions, typer.Option(help="Compress the images on their way to the files.")
+    ] = Compressions.NONE,
     output: Annotated[Path, typer.Option(help="Directory of the files.")] = Path("demo-output"),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON last, nothing else on stdout.")
@@ -61,7 +72,8 @@ def demo(
         raise FileError(f"--output {output}: cannot be created: {error.strerror}") from error
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     config_path = output / "demo.json"
-    data = demo_config.build(detector.value, f"DEMO-{os.getpid()}", bit_depth, writers)
+    name = f"DEMO-{os.getpid()}"
+    data = demo_config.build(detector.value, name, bit_depth, writers, compression.value)
     config = config_module.from_dict(data, "demo")
     config_path.write_text(json.dumps(data, indent=2) + "\n")
     console = Console(stderr=as_json)

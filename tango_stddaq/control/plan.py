@@ -94,16 +94,21 @@ def plan(
 
     addresses = list(config.live_stream_configs) or [DEFAULT_STREAM]
     writers = [
-        stage("StdDaqFileWriter", "file_writer", i, WriterId=str(i))
+        stage("StdDaqFileWriter", "file_writer", i, WriterId=str(i), Suffix=config.writer_source)
         for i in range(config.number_of_writers)
     ]
-    driver = stage("StdDaqWriterDriver", "writer_driver", 0)
+    driver = stage("StdDaqWriterDriver", "writer_driver", 0, Suffix=config.writer_source)
     driver.properties["OutputRoots"] = list(output_roots)
     streams = [
         stage("StdDaqLiveStream", "live_stream", i, Address=address)
         for i, address in enumerate(addresses)
     ]
-    consumers = [*writers, driver, *streams]
+    compressors = [
+        stage("StdDaqCompressor", "compressor", i, Method=entry.method)
+        for i, entry in enumerate(config.compressors)
+    ]
+    # A compressor owns the ring that writers attach, and comes before them.
+    consumers = [*compressors, *writers, driver, *streams]
     if config.detector_type in CAMERAS:
         # Its receiver owns the ring, but sends nothing before a consumer listens.
         stages = [*consumers, _camera_receiver(config, stage)]

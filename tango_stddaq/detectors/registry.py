@@ -31,3 +31,11 @@ def detector_of(config: DaqConfig) -> Detector:
             f"allowed are {', '.join(sorted(DETECTORS))}"
         )
     return factory(config)
+
+
+def mask_words_of(config: DaqConfig) -> int:
+    """Return the 64-bit words of an image's mask of missing packets; 0 where there are no packets."""
+    if config.detector_type not in DETECTORS:
+        return 0
+    detector = detector_of(config)
+    return len(detector.modules) * detector.layout.mask_words

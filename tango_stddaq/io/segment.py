@@ -40,11 +40,8 @@ class Segment:
             os.close(fd)
             raise RingError(f"/dev/shm/{name}: cannot be mapped: {error}") from error
         self.array = np.frombuffer(self._map, np.uint8)
-
-    @property
-    def address(self) -> int:
-        """Where it is mapped."""
-        return int(self.array.ctypes.data)
+        self.address = int(self.array.ctypes.data)
+        """Where it is mapped. Kept: numpy takes microseconds to say it, and stages ask per image."""
 
     @property
     def is_removed(self) -> bool:
@@ -56,6 +53,7 @@ class Segment:
         if self.fd < 0:
             return
         self.array = np.empty(0, np.uint8)
+        self.address = 0
         with suppress(BufferError):  # a view is still held: the map goes with the last one
             self._map.close()
         os.close(self.fd)

@@ -85,6 +85,18 @@ def write_u64(_context: Any, _address: Any, _value: Any) -> Any:
 
 
 @intrinsic
+def write_u32_be(_context: Any, _address: Any, _value: Any) -> Any:
+    """Store the low 4 bytes of a 64-bit word at any address (uintp), the highest first."""
+
+    def codegen(context: Any, builder: Any, __: Any, args: Any) -> Any:
+        word = builder.bswap(builder.trunc(args[1], ir.IntType(32)))
+        builder.store(word, builder.inttoptr(args[0], ir.IntType(32).as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.void(_ADDRESS, types.uint64), codegen
+
+
+@intrinsic
 def write_f32(_context: Any, _address: Any, _value: Any) -> Any:
     """Store a 4-byte float at any address (uintp)."""
 

@@ -50,11 +50,16 @@ DETECTORS: Final[dict[str, dict[str, Any]]] = {
 down; one Jungfrau module; a GigaFRoST with a quarter of its pixels; a PCO camera over BSREAD."""
 
 
-def build(detector: str, name: str, bit_depth: int, n_writers: int) -> dict[str, Any]:
-    """Return the configuration of one of `DETECTORS` on free ports."""
+def build(
+    detector: str, name: str, bit_depth: int, n_writers: int, compression: str = "none"
+) -> dict[str, Any]:
+    """Return the configuration of one of `DETECTORS` on free ports; the files get `compression`."""
     own = DETECTORS[detector]
     if own["detector_type"] in CAMERAS:
         own = {**own, "camera_address": f"tcp://127.0.0.1:{free_tcp_port()}"}
+    if compression != "none":
+        compressor = {"method": compression, "threads": min(2, os.cpu_count() or 1)}
+        own = {**own, "compressors": [compressor], "writer_source": compression.replace("_", "-")}
     return {
         **own,
         "detector_name": name,

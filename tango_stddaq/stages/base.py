@@ -181,6 +181,10 @@ class Stage:
     def _reset(self) -> None:
         """Forget a subclass's own counts."""
 
+    def _more_statistics(self) -> dict[str, float]:
+        """Return what a subclass reports beside its counters."""
+        return {}
+
     def _describe(self) -> str:
         """Say what the running stage does."""
         spec = next(spec for spec in self.counters_spec if spec.name == self.main_counter)
@@ -255,7 +259,11 @@ class Stage:
         line = statistics.encode(
             self.name,
             {"detector": self.config.detector_name, self.label_tag: self.label},
-            {**self.counters, "repetition_rate_hz": round(self.rate_hz, 3)},
+            {
+                **self.counters,
+                "repetition_rate_hz": round(self.rate_hz, 3),
+                **self._more_statistics(),
+            },
         )
         # Whatever the level is: statistics are data, and somebody plots them.
         record = self.log.makeRecord(

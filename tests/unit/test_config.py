@@ -55,6 +55,8 @@ def test_defaults_are_those_of_the_contract() -> None:
         "ring_slots": None,
         "camera_address": None,
         "camera_protocol": "bsread",
+        "compressors": (),
+        "writer_source": "image",
     }
 
 
@@ -262,3 +264,29 @@ def test_a_stream_config_is_frozen() -> None:
     stream = LiveStreamConfig(type="forward")
     with pytest.raises(ValueError, match="frozen"):
         stream.type = "batch"
+
+
+def test_compressors_have_defaults_and_a_suffix() -> None:
+    loaded = parse(compressors=[{"method": "h5bitshuffle_lz4"}, {"method": "blosc2", "level": 9}])
+    first, second = loaded.compressors
+    assert (first.suffix, second.suffix) == ("h5bitshuffle-lz4", "blosc2")
+    assert (first.threads, first.level, first.block_size, first.source) == (1, 5, 0, "image")
+    assert second.level == 9
+
+
+@pytest.mark.parametrize(
+    ("compressors", "words"),
+    [
+        ([{"method": "gzip"}], ["compressors.0.method", "h5bitshuffle_lz4"]),
+        ([{}], ["compressors.0.method: is missing"]),
+        ([{"method": "blosc2", "threads": 0}], ["compressors.0.threads"]),
+        ([{"method": "blosc2", "level": 10}], ["compressors.0.level"]),
+        ([{"method": "blosc2"}, {"method": "blosc2"}], ["compressors 1", "stands there twice"]),
+        ([{"method": "blosc2", "source": "blosc2"}], ["source 'blosc2' is compressed already"]),
+        ([{"method": "blosc2", "source": "../x"}], ["compressors.0.source"]),
+        ([{"method": "h5bitshuffle_lz4", "block_size": 24}], ["block_size 24", "multiples of 16"]),
+    ],
+)
+def test_wrong_compressors_are_named(compressors: list[dict[str, Any]], words: list[str]) -> None:
+    text = error_of(compressors=compressors)
+    assert not [word for word in words if word not in text], text
