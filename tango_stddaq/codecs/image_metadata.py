@@ -22,6 +22,9 @@ MAX_MESSAGE_BYTES: Final = 512
 MAX_NAME_BYTES: Final = 256
 """Longest BSREAD channel name passed on: with it a `WriterAction` around the message fits as well."""
 _MAX_SIDE: Final = 2**32
+_DTYPES: Final = frozenset(map(int, Dtype))
+_STATUSES: Final = frozenset(map(int, Status))
+_COMPRESSIONS: Final = frozenset(map(int, Compression))
 
 
 def to_message(image: Image) -> pb.ImageMetadata:
@@ -36,6 +39,7 @@ def to_message(image: Image) -> pb.ImageMetadata:
         compression=image.compression.name.lower(),
         n_missing_packets=image.n_missing_packets,
         n_missing_modules=image.n_missing_modules,
+        received_ns=image.received_ns,
     )
     match image.detector:
         case EigerMetadata(exptime):
@@ -68,8 +72,7 @@ def from_message(message: pb.ImageMetadata) -> Image:
     ValueError
         If an enum or a size has a value that no image can have.
     """
-    if not (0 < message.height < _MAX_SIDE and 0 < message.width < _MAX_SIDE):
-        raise ValueError(f"image of {message.height} x {message.width} pixels")
+    check(message)
     return Image(
         image_id=message.image_id,
         height=message.height,
@@ -81,7 +84,45 @@ def from_message(message: pb.ImageMetadata) -> Image:
         detector=_detector(message),
         n_missing_packets=message.n_missing_packets,
         n_missing_modules=message.n_missing_modules,
+        received_ns=message.received_ns,
     )
+
+
+def check(message: pb.ImageMetadata) -> None:
+    """Refuse a message that describes no image.
+
+    Raises
+    ------
+    ValueError
+        If an enum or a size has a value that no image can have.
+    """
+    if not (0 < message.height < _MAX_SIDE and 0 < message.width < _MAX_SIDE):
+        raise ValueError(f"image of {message.height} x {message.width} pixels")
+    if (
+        message.dtype not in _DTYPES
+        or message.status not in _STATUSES
+        or message.compression not in _COMPRESSIONS
+    ):
+        raise ValueError(
+            f"image with dtype {message.dtype}, status {message.status}, compression "
+            f"{message.compression}: one of them is not known"
+        )
+
+
+def parse(data: bytes) -> pb.ImageMetadata:
+    """Read one message without making an `Image` of it: for those that take thousands a second.
+
+    Raises
+    ------
+    ValueError
+        As in `decode`.
+    """
+    try:
+        message = pb.ImageMetadata.FromString(data)
+    except DecodeError as error:
+        raise ValueError(f"not an ImageMetadata message of {len(data)} bytes") from error
+    check(message)
+    return message
 
 
 def decode(data: bytes) -> Image:
@@ -92,10 +133,7 @@ def decode(data: bytes) -> Image:
     ValueError
         If it is not an `ImageMetadata` that describes an image.
     """
-    try:
-        return from_message(pb.ImageMetadata.FromString(data))
-    except DecodeError as error:
-        raise ValueError(f"not an ImageMetadata message of {len(data)} bytes") from error
+    return from_message(parse(data))
 
 
 def _detector(message: pb.ImageMetadata) -> DetectorMetadata | None:

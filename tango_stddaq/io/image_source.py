@@ -45,6 +45,17 @@ class MetadataSource:
                 self.n_malformed += 1
         return images
 
+    def receive_messages(self, timeout_ms: int, limit: int = 256) -> list[bytes]:
+        """Return the messages as they came, at most `limit`; waits for the first one."""
+        messages: list[bytes] = []
+        if self._socket.poll(timeout_ms):
+            try:
+                while len(messages) < limit:
+                    messages.append(self._socket.recv(zmq.DONTWAIT))
+            except zmq.Again:
+                pass
+        return messages
+
     def close(self) -> None:
         """Stop listening."""
         channels.close(self._socket)

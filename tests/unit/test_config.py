@@ -50,6 +50,8 @@ def test_defaults_are_those_of_the_contract() -> None:
         "delay_filter_timeout": 10,
         "switch_user_active": False,
         "writer_user_id": None,
+        "file_mode": None,
+        "file_group": None,
         "submodule_info": {},
         "live_stream_configs": {},
         "ring_slots": None,
