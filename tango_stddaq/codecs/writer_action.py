@@ -30,12 +30,17 @@ class CreateFile:
     writer_id
         User id that shall own it.
     overwrite
-        Whether a file of that name is replaced; an addition of ours, existing writers do not know it.
+        Whether a file of that name is replaced.
+    tell_of_failure
+        Whether the writer shall send an unasked response at once when it cannot store an image.
+
+    The last two are additions of ours: existing writers do not know them, no existing driver sets them.
     """
 
     path: str
     writer_id: int = 0
     overwrite: bool = False
+    tell_of_failure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,8 @@ class Response:
         an existing writer.
     overwritten
         Those of them that the file does not name, as (first, last), both included; the latest few.
+    unasked
+        Whether it is no answer, but tells of a failure.
     """
 
     ok: bool
@@ -76,6 +83,7 @@ class Response:
     n_written: int = 0
     n_overwritten: int = 0
     overwritten: tuple[tuple[int, int], ...] = ()
+    unasked: bool = False
 
 
 def encode(action: Action) -> bytes:
@@ -88,10 +96,11 @@ def encode(action: Action) -> bytes:
     """
     message = pb.WriterAction()
     match action:
-        case CreateFile(path, writer_id, overwrite):
+        case CreateFile(path, writer_id, overwrite, tell_of_failure):
             message.create_file.path = path
             message.create_file.writer_id = writer_id
             message.create_file.overwrite = overwrite
+            message.create_file.tell_of_failure = tell_of_failure
         case RecordImage(image):
             message.record_image.image_metadata.CopyFrom(image_metadata.to_message(image))
         case ConfirmLastImage():
@@ -179,7 +188,7 @@ def parse(data: bytes) -> "CreateFile | ConfirmLastImage | CloseFile | pb.ImageM
     match message.WhichOneof("action"):
         case "create_file":
             create = message.create_file
-            return CreateFile(create.path, create.writer_id, create.overwrite)
+            return CreateFile(create.path, create.writer_id, create.overwrite, create.tell_of_failure)
         case "record_image":
             image = message.record_image.image_metadata
             image_metadata.check(image)
@@ -199,6 +208,7 @@ def encode_response(response: Response) -> bytes:
         reason=response.reason.encode(errors="replace")[:_MAX_REASON_BYTES].decode(errors="ignore"),
         n_written=response.n_written,
         n_overwritten=response.n_overwritten,
+        unasked=response.unasked,
         overwritten=[number for pair in response.overwritten[-MAX_OVERWRITTEN:] for number in pair],
     ).SerializeToString()
     return data
@@ -223,4 +233,5 @@ def decode_response(data: bytes) -> Response:
         message.n_written,
         message.n_overwritten,
         tuple(zip(numbers[::2], numbers[1::2], strict=False)),
+        message.unasked,
     )

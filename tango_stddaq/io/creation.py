@@ -12,10 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import FileError
 from tango_stddaq.io.identity import as_user
+
+FILE_ERRORS: Final = (OSError, RuntimeError, ValueError)
+"""What h5py raises when something below it fails."""
 
 
 @dataclass(frozen=True, slots=True)

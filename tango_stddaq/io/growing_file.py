@@ -5,9 +5,10 @@ kept here: the superblock on disk never has the flags that make a plain reader r
 end of file lies ahead of everything that is written. See docs/files.md for what that is worth.
 """
 
+import ctypes
+import errno
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from tango_stddaq.closing import Closing
 from tango_stddaq.codecs import hdf5_superblock
 from tango_stddaq.codecs.hdf5_superblock import SUPERBLOCK_BYTES, Superblock
 from tango_stddaq.errors import FileError
-from tango_stddaq.io.creation import FileRules, Place, reason_of
+from tango_stddaq.io.creation import FILE_ERRORS, FileRules, Place, reason_of
 from tango_stddaq.io.identity import as_user
 
 LIBVER: Final = ("v110", "v110")
@@ -26,11 +27,16 @@ PAGE_BYTES: Final = 4096
 """Blocks of metadata lie within a page of the kernel, which is written as a whole or not at all."""
 _ALIGN_FROM_BYTES: Final = 256
 _MARGIN_BYTES: Final = 4 * 2**20
-"""More than the metadata that comes between two calls of `make_room`."""
+"""More than twice the metadata that comes between two calls of `make_room`."""
 _STEP_BYTES: Final = 64 * 2**20
 _MAX_PIECES: Final = 512
 _HEAD_BYTES: Final = 64 * 1024
 """All that was there when the file was published lies in its first bytes."""
+_KEEP_SIZE: Final = 1
+_CANNOT: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_libc = ctypes.CDLL(None, use_errno=True)
+_broken: list[Any] = []
+"""Files that HDF5 could not close after an error below it: it would complain of them again and again."""
 
 
 class GrowingFile(Closing):
@@ -52,6 +58,8 @@ class GrowingFile(Closing):
         self._place = Place(path, rules)
         self._fd = -1
         self._end = 0
+        self._reserved = 0
+        self._can_reserve = True
         try:
             self._place.check_free()
             with as_user(rules.user_id):
@@ -82,7 +90,7 @@ class GrowingFile(Closing):
         """
         try:
             self.h5.swmr_mode = True
-            self.make_room(0)
+            self.make_room()
             self._place.publish()
         except (OSError, ValueError, FileError) as error:
             self.discard()
@@ -91,19 +99,36 @@ class GrowingFile(Closing):
             raise FileError(f"{self.path}: cannot be created: {reason_of(error)}") from error
         self._place.close()
 
-    def make_room(self, n_bytes: int) -> None:
-        """Let the file on disk end beyond what is written next; the rest of it stays a hole.
+    def make_room(self, n_bytes: int = 0) -> None:
+        """Get room on the disk for what is written next, and let the file end beyond it.
+
+        HDF5 does not survive a disk that is full in the middle of its work: it is not asked to write
+        before there is room. With `n_bytes` of pixels to come, more room is asked for than without: when
+        there is none, what was accepted can still be brought to its end.
 
         Raises
         ------
         OSError
-            If the file system refuses.
+            If the disk is full, or the file system refuses for another reason.
         """
-        needed = self.h5.id.get_filesize() + n_bytes + _MARGIN_BYTES
+        margin = _MARGIN_BYTES if n_bytes else _MARGIN_BYTES // 2
+        needed = self.h5.id.get_filesize() + n_bytes + margin
+        if needed > self._reserved and self._can_reserve:
+            self._reserve(needed)
         if needed > self._end:
             end = needed + max(_STEP_BYTES, 4 * n_bytes)
-            os.ftruncate(self._fd, end)
+            os.ftruncate(self._fd, end + PAGE_BYTES)  # longer than it says: it is not closed
             self._set_end(end)
+
+    def _reserve(self, end: int) -> None:
+        """Let the file system find room up to `end`; some, like NFS before 4.2, cannot be asked."""
+        length = ctypes.c_int64(end - self._reserved)
+        if _libc.fallocate(self._fd, _KEEP_SIZE, ctypes.c_int64(self._reserved), length) == 0:
+            self._reserved = end
+        elif ctypes.get_errno() in _CANNOT:
+            self._can_reserve = False
+        else:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def _set_end(self, end: int) -> None:
         """Write the superblock: no flags, another end. 48 bytes at once: it is old or new."""
@@ -153,7 +178,7 @@ class GrowingFile(Closing):
             end = self.h5.id.get_filesize()
             self._set_end(end)
             os.ftruncate(self._fd, end)
-        except OSError as error:
+        except FILE_ERRORS as error:
             raise FileError(f"{self.path}: cannot be closed: {reason_of(error)}") from error
         finally:
             self.let_go()
@@ -166,8 +191,10 @@ class GrowingFile(Closing):
         os.pwrite(nowhere, os.pread(self._fd, _HEAD_BYTES, 0), 0)  # in case that HDF5 reads it again
         os.dup2(nowhere, self.h5.id.get_vfd_handle())
         os.close(nowhere)
-        with suppress(OSError, RuntimeError, ValueError):
+        try:
             self.h5.close()
+        except FILE_ERRORS:
+            _broken.append(self.h5)
         os.close(self._fd)
         self._fd = -1
 

@@ -22,7 +22,7 @@ from tango_stddaq.codecs import image_metadata
 from tango_stddaq.codecs.pb import std_daq_protocol_pb2 as pb
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import FileError
-from tango_stddaq.io.creation import FileRules, reason_of
+from tango_stddaq.io.creation import FILE_ERRORS, FileRules, reason_of
 from tango_stddaq.io.growing_file import GrowingFile
 from tango_stddaq.io.ring import RingReader
 from tango_stddaq.io.rows import LOST, METADATA, STATUS_VALUES, UNITS, Details, GrowingRows
@@ -87,7 +87,7 @@ class ImageFile(Closing):
         self._file = GrowingFile(path, rules or FileRules())
         try:
             self._create_datasets(config)
-        except (OSError, ValueError) as error:
+        except FILE_ERRORS as error:
             self._file.discard()
             raise FileError(f"{path}: cannot be created: {reason_of(error)}") from error
         self._file.publish()
@@ -144,7 +144,7 @@ class ImageFile(Closing):
                 at += self._next(images, at, reader)
                 if len(self._rows) >= MAX_ROWS_WAITING:
                     self._store_rows()
-        except OSError as error:
+        except FILE_ERRORS as error:
             raise FileError(f"{self.path}: cannot be written: {reason_of(error)}") from error
         return self.n_written - before
 
@@ -282,7 +282,7 @@ class ImageFile(Closing):
     def _store_rows(self) -> None:
         """Write what waits, pixels before the rows that name them: a row in the file has its pixels."""
         if self._rows:
-            self._file.make_room(0)
+            self._file.make_room()
             self._data.set_extent((self.n_written, *self._sizes.shape))
             self._data.flush()
             rows = np.array(self._rows, METADATA)
@@ -309,7 +309,7 @@ class ImageFile(Closing):
         """
         try:
             self._store_rows()
-        except OSError as error:
+        except FILE_ERRORS as error:
             raise FileError(f"{self.path}: cannot be written: {reason_of(error)}") from error
 
     def close(self) -> None:
@@ -326,7 +326,7 @@ class ImageFile(Closing):
             self._store_rows()
             self._data.set_extent((self.n_written, *self._sizes.shape))
             self._data.flush()
-        except OSError as error:
+        except FILE_ERRORS as error:
             self._file.let_go()
             raise FileError(f"{self.path}: cannot be written: {reason_of(error)}") from error
         self._file.close()

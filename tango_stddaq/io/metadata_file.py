@@ -10,7 +10,7 @@ from tango_stddaq.closing import Closing
 from tango_stddaq.codecs.pb import std_daq_protocol_pb2 as pb
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import FileError
-from tango_stddaq.io.creation import FileRules, reason_of
+from tango_stddaq.io.creation import FILE_ERRORS, FileRules, reason_of
 from tango_stddaq.io.growing_file import GrowingFile
 from tango_stddaq.io.rows import GIGAFROST_METADATA, GrowingRows
 
@@ -30,7 +30,7 @@ class MetadataFile(Closing):
         try:
             group = self._file.h5.create_group(config.detector_name)
             self._metadata = GrowingRows(group, "metadata", GIGAFROST_METADATA)
-        except (OSError, ValueError) as error:
+        except FILE_ERRORS as error:
             self._file.discard()
             raise FileError(f"{path}: cannot be created: {reason_of(error)}") from error
         self._file.publish()
@@ -72,7 +72,7 @@ class MetadataFile(Closing):
             self._file.make_room(len(self._rows) * GIGAFROST_METADATA.itemsize)
             self._metadata.append(np.array(self._rows, GIGAFROST_METADATA))
             self._rows = []
-        except OSError as error:
+        except FILE_ERRORS as error:
             raise FileError(f"{self.path}: cannot be written: {reason_of(error)}") from error
 
     def close(self) -> None:

@@ -131,6 +131,10 @@ def _check_directory(path: str, roots: Sequence[str]) -> Path:
         raise AcquisitionError(f"outputPath {path!r}: an absolute path is needed")
     try:
         resolved = directory.resolve(strict=True)
+    except PermissionError:
+        raise AcquisitionError(
+            f"outputPath {path!r}: the user of the data acquisition may not write there, nor look"
+        ) from None
     except (OSError, RuntimeError, ValueError):
         raise AcquisitionError(f"outputPath {path!r}: does not exist; create it first") from None
     if not resolved.is_dir():

@@ -68,6 +68,7 @@ class WriterStage(Stage):
         self._out: zmq.Socket[bytes] | None = None
         self._file: WrittenFile | None = None
         self._failure: str | None = None
+        self._tells_of_failure = False
         self._next_flush_s = 0.0
         self.current_file = ""
 
@@ -150,6 +151,7 @@ class WriterStage(Stage):
             self.say(logging.WARNING, f"{self._file.path}: was left open; closing it")
             self._close_file()
         self._failure = None
+        self._tells_of_failure = action.tell_of_failure
         try:
             rules = FileRules.of(self.config, self._output_roots, action.writer_id, action.overwrite)
             self._file = self._new_file(Path(action.path), rules)
@@ -182,6 +184,8 @@ class WriterStage(Stage):
     def _fail(self, reason: str) -> None:
         self._failure = reason
         self.say(logging.ERROR, reason)
+        if self._tells_of_failure:
+            self._reply(Response(False, reason, unasked=True))
 
     def _flush(self) -> None:
         if self._file is not None and self._failure is None:

@@ -270,7 +270,7 @@ class WriterDriver(Stage):
             paths.append(str(request.metadata_file()))
         user = request.writer_user_id
         self.links.ask(
-            [CreateFile(path, user, request.overwrite) for path in paths],
+            [CreateFile(path, user, request.overwrite, True) for path in paths],
             CREATE_TIMEOUT_S,
             self._created,
         )

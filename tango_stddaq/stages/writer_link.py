@@ -39,6 +39,8 @@ class WriterLink:
             zmq.PULL, channels.ipc_address(name, f"writer-{writer_id}"), channels.DRIVER_HWM
         )
         self._is_connected = False
+        self.failure: str | None = None
+        """What the writer says unasked: that it could not store an image of this acquisition."""
         self.n_connections = 0
         """How often the writer was found: one more means that it was restarted."""
         self._waiting: deque[tuple[bytes, bool]] = deque()
@@ -101,12 +103,16 @@ class WriterLink:
                 data = self._replies.recv(zmq.DONTWAIT)
             except zmq.Again:
                 return None
+            try:
+                response = writer_action.decode_response(data)
+            except ValueError as error:
+                response = Response(False, str(error))
+            if response.unasked:
+                self.failure = response.reason
+                continue
             self._n_unanswered -= 1
             if self._n_unanswered == 0:
-                try:
-                    return writer_action.decode_response(data)
-                except ValueError as error:
-                    return Response(False, str(error))
+                return response
             self._n_unanswered = max(0, self._n_unanswered)  # below: one that came after `give_up`
 
     def give_up(self) -> None:
@@ -123,6 +129,7 @@ class WriterLink:
         self.drop_waiting()
         while self.take_reply() is not None:
             pass
+        self.failure = None
         self._last_writable_s = time.monotonic()
 
     def close(self) -> None:

@@ -74,6 +74,9 @@ class WriterLinks:
         for link in self.all:
             if not self._is_there(link):
                 return self._loss_of(link)
+            link.take_reply()  # there is none to wait for: an unasked one is noted
+            if link.failure is not None:
+                return link.failure
             if link.stuck_s() > STUCK_S:
                 return f"writer {link.writer_id} takes no more images"
         return None

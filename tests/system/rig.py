@@ -81,9 +81,13 @@ class Rig(Closing):
         self.statuses: list[DriverStatus] = []
         self.driver.on_status = self.statuses.append
         self.stages: list[Stage] = [*self.writers, *others, self.driver]
-        for stage in self.stages:
-            stage.start()
-        wait_until(self._is_heard, "the driver listens")
+        try:
+            for stage in self.stages:
+                stage.start()
+            wait_until(self._is_heard, "the driver listens")
+        except BaseException:
+            self.close()
+            raise
 
     def _is_heard(self) -> bool:
         self.announce(
@@ -116,13 +120,14 @@ class Rig(Closing):
                 self.wait_written(self.driver.n_dispatched + 1 - self.config.sizes.n_slots // 4)
 
     def wait_written(self, n_images: int) -> None:
-        """Wait until so many images of this acquisition have been written, where the writers run here."""
+        """Wait until so many images of this acquisition are written, where the writers run here."""
         if self.writers and n_images > 0:
             files = [writer._file for writer in self.writers]
             wait_until(
                 lambda: (
                     sum(file.n_written + file.n_lost for file in files if file) >= n_images
                     or not self.driver.busy
+                    or any(writer._failure for writer in self.writers)
                 ),
                 f"{n_images} images are written",
             )

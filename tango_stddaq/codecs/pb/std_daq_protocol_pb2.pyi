@@ -134,14 +134,16 @@ class ImageMetadata(_message.Message):
     def __init__(self, image_id: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., size: _Optional[int] = ..., dtype: _Optional[_Union[ImageMetadataDtype, str]] = ..., status: _Optional[_Union[ImageMetadataStatus, str]] = ..., compression: _Optional[_Union[ImageMetadataCompression, str]] = ..., gf: _Optional[_Union[GFImageMetadata, _Mapping]] = ..., jf: _Optional[_Union[JFImageMetadata, _Mapping]] = ..., eg: _Optional[_Union[EGImageMetadata, _Mapping]] = ..., pco: _Optional[_Union[PcoImageMetadata, _Mapping]] = ..., n_missing_packets: _Optional[int] = ..., n_missing_modules: _Optional[int] = ..., received_ns: _Optional[int] = ...) -> None: ...
 
 class CreateFileCommand(_message.Message):
-    __slots__ = ("path", "writer_id", "overwrite")
+    __slots__ = ("path", "writer_id", "overwrite", "tell_of_failure")
     PATH_FIELD_NUMBER: _ClassVar[int]
     WRITER_ID_FIELD_NUMBER: _ClassVar[int]
     OVERWRITE_FIELD_NUMBER: _ClassVar[int]
+    TELL_OF_FAILURE_FIELD_NUMBER: _ClassVar[int]
     path: str
     writer_id: int
     overwrite: bool
-    def __init__(self, path: _Optional[str] = ..., writer_id: _Optional[int] = ..., overwrite: _Optional[bool] = ...) -> None: ...
+    tell_of_failure: bool
+    def __init__(self, path: _Optional[str] = ..., writer_id: _Optional[int] = ..., overwrite: _Optional[bool] = ..., tell_of_failure: _Optional[bool] = ...) -> None: ...
 
 class RecordImage(_message.Message):
     __slots__ = ("image_metadata",)
@@ -170,15 +172,17 @@ class WriterAction(_message.Message):
     def __init__(self, create_file: _Optional[_Union[CreateFileCommand, _Mapping]] = ..., record_image: _Optional[_Union[RecordImage, _Mapping]] = ..., close_file: _Optional[_Union[CloseFile, _Mapping]] = ..., confirm_last_image: _Optional[_Union[ConfirmLastImageWritten, _Mapping]] = ...) -> None: ...
 
 class WriterResponse(_message.Message):
-    __slots__ = ("code", "reason", "n_written", "n_overwritten", "overwritten")
+    __slots__ = ("code", "reason", "n_written", "n_overwritten", "unasked", "overwritten")
     CODE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     N_WRITTEN_FIELD_NUMBER: _ClassVar[int]
     N_OVERWRITTEN_FIELD_NUMBER: _ClassVar[int]
+    UNASKED_FIELD_NUMBER: _ClassVar[int]
     OVERWRITTEN_FIELD_NUMBER: _ClassVar[int]
     code: ResponseCode
     reason: str
     n_written: int
     n_overwritten: int
+    unasked: bool
     overwritten: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, code: _Optional[_Union[ResponseCode, str]] = ..., reason: _Optional[str] = ..., n_written: _Optional[int] = ..., n_overwritten: _Optional[int] = ..., overwritten: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, code: _Optional[_Union[ResponseCode, str]] = ..., reason: _Optional[str] = ..., n_written: _Optional[int] = ..., n_overwritten: _Optional[int] = ..., unasked: _Optional[bool] = ..., overwritten: _Optional[_Iterable[int]] = ...) -> None: ...
