@@ -147,6 +147,13 @@ class DaqConfig(BaseModel):
     camera_protocol: Literal["bsread", "array-1.0"] = Field(
         default="bsread", description="Addition of tango_stddaq: what the camera speaks."
     )
+    gains_file: str = Field(
+        default="",
+        description="Addition of tango_stddaq: HDF5 file with the gain maps of a jungfrau-converted.",
+    )
+    pedestals_file: str = Field(
+        default="", description="Addition of tango_stddaq: HDF5 file with its pedestals, if not there."
+    )
     ring_slots: int | None = Field(
         default=None,
         ge=4,

@@ -1,5 +1,6 @@
 """`stddaq simulate` and `stddaq replay`: send packets as a detector does."""
 
+import time
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -7,13 +8,20 @@ import typer
 
 from tango_stddaq import config as config_module
 from tango_stddaq.config import CAMERAS, DaqConfig
+from tango_stddaq.errors import ConfigError
 from tango_stddaq.sim import replay as replay_module
 from tango_stddaq.sim.camera import SimulatedCamera
+from tango_stddaq.sim.course import Course
 from tango_stddaq.sim.detector import SimulatedDetector, report
 from tango_stddaq.sim.faults import Faults
+from tango_stddaq.sim.pattern import PacketPattern
 
 N_CONNECTIONS: Final = 4
 """A camera receiver opens so many, if not told otherwise."""
+_NO_PACKETS: Final = (
+    "a camera sends whole images: lost, dead or damaged packets, --cycle and --record are for UDP "
+    "detectors"
+)
 
 Rate = Annotated[float, typer.Option(min=0, help="Images per second; 0 for as fast as possible.")]
 Host = Annotated[str, typer.Option(help="Where the receivers run.")]
@@ -36,7 +44,25 @@ def simulate(
     rate: Rate = 100.0,
     first_id: Annotated[int, typer.Option(min=0, max=2**62, help="Image id of the first one.")] = 1,
     host: Host = "127.0.0.1",
+    cycle: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Make the packets of so many images in advance and send them again and again under "
+            "new ids, as fast as the system can; 0 for a picture of its own for every image.",
+        ),
+    ] = 0,
+    gso: Annotated[
+        bool, typer.Option(help="With --cycle: let the kernel cut packets out of large messages.")
+    ] = True,
     drop_every: DropEvery = 0,
+    drop_pattern: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Packets that are lost, as IMAGES:MODULES:PACKETS: `5:*:0-3` packets 0 to 3 of image "
+            "5, `/10:2:*` every tenth image of module 2; repeat for more."
+        ),
+    ] = None,
     drop: Drop = 0.0,
     duplicate: Duplicate = 0.0,
     reorder: Reorder = 0.0,
@@ -45,20 +71,23 @@ def simulate(
     dead_module: Annotated[
         list[int] | None, typer.Option(help="A module that sends nothing; repeat for more.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same faults.")] = 1,
+    dead_after: Annotated[
+        int, typer.Option(min=0, help="--dead-module falls silent after so many images.")
+    ] = 0,
+    pause_after: Annotated[
+        int, typer.Option(min=0, help="Pause once after so many images; 0 for no pause.")
+    ] = 0,
+    pause: Annotated[float, typer.Option(min=0, max=3600, help="Seconds of that pause.")] = 1.0,
+    restart_after: Annotated[
+        int, typer.Option(min=0, help="After so many images count from --first-id again; 0 for never.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same faults.")] = 1,
     record: Annotated[
         Path | None, typer.Option(help="Write the packets to this directory, for `stddaq replay`.")
     ] = None,
 ) -> None:
     """Send the packets of a picture that a person recognises; print what was sent as JSON."""
     loaded = config_module.load(config)
-    if loaded.detector_type in CAMERAS:
-        _simulate_camera(loaded, images, rate, first_id)
-        return
-    if record is not None:
-        SimulatedDetector(loaded, host).record(record, images, first_id)
-        typer.echo(report(images, Faults()))
-        return
     faults = Faults(
         drop_every=drop_every,
         drop=drop,
@@ -66,18 +95,38 @@ def simulate(
         corrupt=corrupt,
         truncate=truncate,
         reorder=reorder,
+        drop_patterns=tuple(PacketPattern.parse(text) for text in drop_pattern or ()),
         dead_modules=frozenset(dead_module or ()),
+        dead_after=dead_after,
         seed=seed,
     )
-    SimulatedDetector(loaded, host).run(images, rate, first_id, faults)
-    typer.echo(report(images, faults))
+    course = Course(pause_after, pause, restart_after)
+    if loaded.detector_type in CAMERAS:
+        if faults.any or cycle or record is not None:
+            raise ConfigError(f"{loaded.detector_type}: {_NO_PACKETS}")
+        _simulate_camera(loaded, images, rate, first_id, course)
+        return
+    detector = SimulatedDetector(loaded, host, cycle, gso)
+    detector.detector.select(sorted(faults.dead_modules))
+    if record is not None:
+        if faults.any or course != Course(pause_s=pause):
+            raise ConfigError(
+                "--record: takes no faults, pause or restart; give them to `stddaq replay`"
+            )
+        detector.record(record, images, first_id)
+        typer.echo(report(images, Faults()))
+        return
+    detector.run(images, rate, first_id, faults, course=course)
+    typer.echo(report(images, faults, detector.sent))
 
 
-def _simulate_camera(config: DaqConfig, images: int, rate: float, first_id: int) -> None:
+def _simulate_camera(config: DaqConfig, images: int, rate: float, first_id: int, course: Course) -> None:
     """Send whole images once a receiver has connected."""
     with SimulatedCamera.of(config) as camera:
         camera.wait_for_connections(N_CONNECTIONS)
-        camera.run(images, rate, first_id)
+        for first, n, pause_s in course.stretches(images, first_id):
+            time.sleep(pause_s)
+            camera.run(n, rate, first)
     typer.echo(report(images, Faults()))
 
 
@@ -87,9 +136,15 @@ def replay(
     rate: Rate = 50.0,
     host: Host = "127.0.0.1",
     drop_every: DropEvery = 0,
+    drop: Drop = 0.0,
+    duplicate: Duplicate = 0.0,
+    reorder: Reorder = 0.0,
+    corrupt: Corrupt = 0.0,
+    truncate: Truncate = 0.0,
 ) -> None:
     """Send recorded packets (PORT.dat or PORT.dat.xz) again; print what was sent as JSON."""
     loaded = config_module.load(config)
     recording = replay_module.load(directory, loaded)
-    faults = replay_module.replay(recording, loaded, rate, host, Faults(drop_every))
+    faults = Faults(drop_every, drop, duplicate, corrupt, truncate, reorder)
+    replay_module.replay(recording, loaded, rate, host, faults)
     typer.echo(report(len(recording.image_ids), faults))

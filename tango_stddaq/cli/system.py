@@ -84,6 +84,9 @@ def up(
         typer.Option(help="Directory below which files may be written; repeat for more. None: any."),
     ] = None,
     log_dir: Annotated[Path, typer.Option(help="Directory of the servers' logs.")] = Path("logs"),
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Add a device that plays the detector, ready to start.")
+    ] = False,
 ) -> None:
     """Keep the system of CONFIG running for your own clients until Ctrl-C."""
     from tango_stddaq.control.plan import plan  # noqa: PLC0415
@@ -96,7 +99,7 @@ def up(
         raise ConfigError(f"--output-root {', '.join(missing)}: is no directory; create it first")
     roots = tuple(str(root.resolve()) for root in output_root or [])
     console = Console()
-    system_plan = plan(loaded, config, roots)
+    system_plan = plan(loaded, config, roots, simulate)
     with console.status("starting") as status:
         system = System(
             loaded,
@@ -111,6 +114,8 @@ def up(
         console.print(f"Facade: [bold]tango://{system.tango_host}/{system_plan.facade.device}[/]")
         console.print(f"Clients: export TANGO_HOST={system.tango_host}")
         console.print(_input(loaded))
+        if system_plan.simulator is not None:
+            console.print(_simulator_hint(system_plan.simulator.device), soft_wrap=True, highlight=False)
         console.print(f"Logs: {system.log_dir}", soft_wrap=True)
         console.print("Ctrl-C ends it.")
         while True:
@@ -128,6 +133,10 @@ def _input(config: DaqConfig) -> str:
     last = config.start_udp_port + config.n_modules - 1
     ports = f"ports {config.start_udp_port} to {last}" if config.n_modules > 1 else f"port {last}"
     return f"Packets: UDP {ports}"
+
+
+def _simulator_hint(device: str) -> str:
+    return f"Simulator: tango.DeviceProxy('{device}').Start() sends images, .Stop() ends it"
 
 
 def _overview(system: "System") -> str:

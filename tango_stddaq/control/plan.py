@@ -7,7 +7,7 @@ from typing import Final
 
 from tango_stddaq.config import CAMERAS, DaqConfig
 from tango_stddaq.detectors.registry import detector_of
-from tango_stddaq.stages.udp_receiver import module_label
+from tango_stddaq.stages.converting import module_label
 
 MODULES_PER_RECEIVER: Final = 18
 """One receiver process serves so many modules; 72 half modules of an Eiger 9M need four."""
@@ -41,18 +41,28 @@ class ServerPlan:
 
 @dataclass(frozen=True, slots=True)
 class SystemPlan:
-    """All servers, in the order in which they start; the facade comes last."""
+    """All servers, in the order in which they start; the facade comes last.
+
+    Attributes
+    ----------
+    simulator
+        Plays the detector, where there is none. The facade does not know it: a detector is no part of
+        the system, and the system works without.
+    """
 
     stages: tuple[ServerPlan, ...]
     facade: ServerPlan
+    simulator: ServerPlan | None = None
 
     @property
     def servers(self) -> tuple[ServerPlan, ...]:
-        """Stages, then the facade."""
-        return (*self.stages, self.facade)
+        """Stages, the facade, the simulator."""
+        return (*self.stages, self.facade, *((self.simulator,) if self.simulator else ()))
 
 
-def plan(config: DaqConfig, config_file: Path, output_roots: tuple[str, ...] = ()) -> SystemPlan:
+def plan(
+    config: DaqConfig, config_file: Path, output_roots: tuple[str, ...] = (), simulate: bool = False
+) -> SystemPlan:
     """Lay out the servers of a configuration.
 
     Parameters
@@ -61,6 +71,8 @@ def plan(config: DaqConfig, config_file: Path, output_roots: tuple[str, ...] = (
         Path that the servers read the configuration from.
     output_roots
         Directories below which files may be written; none means anywhere.
+    simulate
+        Add a simulator of the detector.
 
     Raises
     ------
@@ -114,7 +126,14 @@ def plan(config: DaqConfig, config_file: Path, output_roots: tuple[str, ...] = (
             "PreviewDevice": [streams[0].device],
         },
     )
-    return SystemPlan(tuple(stages), facade)
+    simulator = ServerPlan(
+        "StdDaqSimulator",
+        "tango_stddaq.devices.simulator",
+        instance,
+        f"{family}/simulator",
+        common,
+    )
+    return SystemPlan(tuple(stages), facade, simulator if simulate else None)
 
 
 def _groups(modules: tuple[int, ...]) -> list[tuple[int, ...]]:

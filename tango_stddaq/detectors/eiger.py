@@ -12,13 +12,13 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.detectors import sls
 from tango_stddaq.detectors.layout import (
     FRAME_HEADER_BYTES,
-    HEADER_MARK,
     Detector,
+    HeaderField,
+    MetadataFields,
     PacketLayout,
     Placement,
 )
 from tango_stddaq.errors import ConfigError
-from tango_stddaq.model import DetectorMetadata, EigerMetadata
 
 WIDTH: Final = 512
 HEIGHT: Final = 256
@@ -39,6 +39,9 @@ FRAME_HEADER: Final = np.dtype(
     }
 )  # fmt: skip
 """The 64-byte frame header. `exptime` lies in what is padding for existing programs."""
+
+METADATA: Final = MetadataFields(10, (HeaderField(1, "exptime", is_ours=True),))
+"""`EGImageMetadata`."""
 
 
 def packet_layout(bit_depth: int) -> PacketLayout:
@@ -103,7 +106,7 @@ def detector(config: DaqConfig) -> Detector:
         chips = row_offsets(config, module)[:, :, None] + np.arange(CHIP_WIDTH)
         result = np.zeros((layout.packets_per_frame, layout.packet_bytes), np.uint8)
         header = np.zeros(layout.packets_per_frame, sls.HEADER)
-        header["frame_number"] = image_id
+        stamp(header, np.array([image_id], np.uint64))
         header["packet_number"] = np.arange(layout.packets_per_frame)
         header["module_id"] = module
         header["row"] = module // 2
@@ -121,12 +124,12 @@ def detector(config: DaqConfig) -> Detector:
         placement=placement,
         frame_header=FRAME_HEADER,
         fill_frame_headers=fill_frame_headers,
-        metadata=metadata,
+        metadata=METADATA,
         packets=packets,
+        stamp=stamp,
     )
 
 
-def metadata(frame_header: bytes) -> DetectorMetadata:
-    """Read what an Eiger frame header says of its image."""
-    header = np.frombuffer(frame_header, FRAME_HEADER)[0]
-    return EigerMetadata(exptime=int(header["exptime"]) if header["mark"] == HEADER_MARK else 0)
+def stamp(headers: np.ndarray, image_ids: np.ndarray) -> None:
+    """Write image ids into simulated headers; see `Detector.stamp`."""
+    headers["frame_number"] = image_ids

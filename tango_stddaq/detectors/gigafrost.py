@@ -14,13 +14,14 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.detectors.layout import (
     FRAME_HEADER_BYTES,
     Detector,
+    HeaderField,
     HeaderKind,
+    MetadataFields,
     PacketLayout,
     PixelFormat,
     Placement,
 )
 from tango_stddaq.errors import ConfigError
-from tango_stddaq.model import DetectorMetadata, GigafrostMetadata
 
 PROTOCOL_ID: Final = 0xCB
 MAX_SIDE: Final = 2016
@@ -29,6 +30,8 @@ _MAX_PAYLOAD_BYTES: Final = 7400
 _BLOCK_PIXELS: Final = 12
 _PAD_BYTES: Final = 36
 DO_NOT_STORE: Final = 1 << 15
+_EXPOSURE: Final = 1000
+"""Exposure time that simulated packets tell."""
 
 HEADER: Final = np.dtype(
     [
@@ -58,6 +61,19 @@ FRAME_HEADER: Final = np.dtype(
     }
 )  # fmt: skip
 """The 64-byte frame header."""
+
+METADATA: Final = MetadataFields(
+    8,
+    (
+        HeaderField(1, "scan_id"),
+        HeaderField(2, "scan_time"),
+        HeaderField(3, "sync_time"),
+        HeaderField(4, "frame_timestamp"),
+        HeaderField(5, "exposure_time"),
+        HeaderField(6, "do_not_store", is_inverted=True),
+    ),
+)
+"""`GFImageMetadata`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +187,9 @@ def detector(config: DaqConfig) -> Detector:
         ),
         frame_header=FRAME_HEADER,
         fill_frame_headers=lambda headers, packets: _fill(headers, packets, geometry),
-        metadata=metadata,
+        metadata=METADATA,
         packets=lambda image, image_id, connection: _packets(image, image_id, connection, geometry),
+        stamp=stamp,
         more_connections=tuple(range(N_MODULES, config.n_modules)),
     )
 
@@ -192,25 +209,19 @@ def _fill(headers: np.ndarray, packets: np.ndarray, geometry: Geometry) -> None:
     headers["exposure_time"] = packets["image_timing"] >> 40
 
 
-def metadata(frame_header: bytes) -> DetectorMetadata:
-    """Read what a GigaFRoST frame header says of its image."""
-    header = np.frombuffer(frame_header, FRAME_HEADER)[0]
-    return GigafrostMetadata(
-        scan_id=int(header["scan_id"]),
-        scan_time=int(header["scan_time"]),
-        sync_time=int(header["sync_time"]),
-        frame_timestamp=int(header["frame_timestamp"]),
-        exposure_time=int(header["exposure_time"]),
-        store_image=not header["do_not_store"],
-    )
-
-
 def pack_12(pixels: np.ndarray) -> np.ndarray:
     """Pack 12-bit pixels, an even number of them a row, (..., n) -> (..., n * 3 / 2) uint8."""
     low = pixels[..., 0::2].astype(np.uint32) & 0xFFF
     both = low | (pixels[..., 1::2].astype(np.uint32) & 0xFFF) << 12
     parts = np.stack([both & 0xFF, both >> 8 & 0xFF, both >> 16], axis=-1).astype(np.uint8)
     return parts.reshape(*pixels.shape[:-1], -1)
+
+
+def stamp(headers: np.ndarray, image_ids: np.ndarray) -> None:
+    """Write image ids into simulated headers, times that grow with them; see `Detector.stamp`."""
+    # The frame index has 32 bits and starts again behind them, as the camera's does.
+    headers["frame_index"] = headers["sync_time"] = headers["scan_time"] = image_ids & 0xFFFFFFFF
+    headers["image_timing"] = (image_ids & (2**40 - 1)) | _EXPOSURE << 40
 
 
 def _packets(image: np.ndarray, image_id: int, connection: int, geometry: Geometry) -> np.ndarray:
@@ -223,10 +234,8 @@ def _packets(image: np.ndarray, image_id: int, connection: int, geometry: Geomet
     header["quadrant_rows_low"] = quadrant_rows & 0xFE
     header["place"] = quadrant << 6 | link << 5 | quadrant_rows >> 8 & 3
     header["scan_id"] = 1
-    header["frame_index"] = image_id
     header["first_row"] = np.arange(n) * rows
-    header["image_timing"] = (image_id & (2**40 - 1)) | 1000 << 40
-    header["sync_time"] = header["scan_time"] = image_id & 0xFFFFFFFF
+    stamp(header, np.array([image_id], np.uint64))
     column = geometry.image_column(connection)
     own = np.zeros((n * rows, width), np.uint16)
     own[: geometry.height] = image[

@@ -13,13 +13,14 @@ from tango_stddaq.detectors import sls
 from tango_stddaq.detectors.layout import (
     FRAME_HEADER_BYTES,
     Detector,
+    HeaderField,
     HeaderKind,
+    MetadataFields,
     PacketLayout,
     PixelFormat,
     Placement,
 )
 from tango_stddaq.errors import ConfigError
-from tango_stddaq.model import DetectorMetadata, JungfrauMetadata
 
 WIDTH: Final = 1024
 HEIGHT: Final = 512
@@ -44,6 +45,9 @@ FRAME_HEADER: Final = np.dtype(
     }
 )  # fmt: skip
 """The 64-byte frame header."""
+
+METADATA: Final = MetadataFields(9, (HeaderField(1, "daq_rec"),))
+"""`JFImageMetadata`."""
 
 
 def positions(config: DaqConfig) -> dict[int, tuple[int, int]]:
@@ -107,8 +111,9 @@ def detector(config: DaqConfig) -> Detector:
         placement=placement,
         frame_header=FRAME_HEADER,
         fill_frame_headers=fill_frame_headers,
-        metadata=metadata,
+        metadata=METADATA,
         packets=lambda image, image_id, module: packets(image, image_id, module, *corners[module]),
+        stamp=stamp,
     )
 
 
@@ -120,21 +125,18 @@ def fill_frame_headers(headers: np.ndarray, packet_headers: np.ndarray) -> None:
     headers["module_number"] = headers["module_id"]
 
 
-def metadata(frame_header: bytes) -> DetectorMetadata:
-    """Read what a Jungfrau frame header says of its image."""
-    return JungfrauMetadata(daq_rec=int(np.frombuffer(frame_header, FRAME_HEADER)["daq_rec"][0]))
+def stamp(headers: np.ndarray, image_ids: np.ndarray) -> None:
+    """Write image ids into simulated headers: the frame number is the id, and so is the bunch id."""
+    headers["frame_number"] = image_ids
+    headers["detector_specific_1"] = image_ids.astype("<f8").view("<u8")
 
 
 def packets(image: np.ndarray, image_id: int, module: int, x: int, y: int) -> np.ndarray:
-    """Cut a module at (x, y) out of a raw image and into datagrams; see `Detector.packets`.
-
-    The frame number is the image id, and so is the bunch id.
-    """
+    """Cut a module at (x, y) out of a raw image and into datagrams; see `Detector.packets`."""
     n = LAYOUT.packets_per_frame
     header = np.zeros(n, sls.HEADER)
-    header["frame_number"] = image_id
+    stamp(header, np.array([image_id], np.uint64))
     header["packet_number"] = np.arange(n)
-    header["detector_specific_1"] = np.array([image_id], "<f8").view("<u8")
     header["module_id"] = module
     header["detector_type"] = DETECTOR_TYPE
     header["header_version"] = sls.HEADER_VERSION

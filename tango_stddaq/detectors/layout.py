@@ -9,7 +9,6 @@ import numpy as np
 
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import ConfigError
-from tango_stddaq.model import DetectorMetadata
 
 FRAME_HEADER_BYTES: Final = 64
 """Bytes of the frame header that receivers publish and converters push (interface contract)."""
@@ -109,6 +108,11 @@ class PacketLayout:
         return self.payload_bytes if self.last_payload is None else self.last_payload
 
     @property
+    def mask_words(self) -> int:
+        """64-bit words of a mask with a bit for every packet of a frame."""
+        return -(-self.packets_per_frame // 64)
+
+    @property
     def is_uniform(self) -> bool:
         """Whether all packets are of one size and hold nothing but pixels."""
         return self.last_payload_bytes == self.payload_bytes and not self.pad_bytes
@@ -162,6 +166,12 @@ class Placement:
         """Return the placement of some of the modules, by their positions."""
         return replace(self, offsets=np.ascontiguousarray(self.offsets[list(rows)]))
 
+    def fill(self, slot: np.ndarray, row: int) -> None:
+        """Set all pixels of a module to the fill value: `slot` is (slot_bytes,) uint8."""
+        whole, last = self.offsets[row, :-1], self.offsets[row, -1, : self.last_pieces]
+        for offsets, n_bytes in ((whole, self.piece_bytes), (last, self.last_piece_bytes)):
+            slot[offsets.reshape(-1, 1) + np.arange(n_bytes)] = self.fill_byte
+
     @classmethod
     def contiguous(cls, n_modules: int, layout: PacketLayout) -> "Placement":
         """Lay packets one behind the other: a raw frame, as the frame rings hold it."""
@@ -172,6 +182,50 @@ class Placement:
             pixel_bytes,
             last_bytes=layout.last_payload_bytes - layout.last_pad,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderField:
+    """A number of an image's metadata that stands in its frame headers.
+
+    Attributes
+    ----------
+    number
+        Of the field in the detector's protobuf message.
+    name
+        In the frame header.
+    is_inverted
+        Whether the message says true where the header says 0.
+    is_ours
+        Whether it lies in what is padding for existing programs: counts only beside `HEADER_MARK`.
+    """
+
+    number: int
+    name: str
+    is_inverted: bool = False
+    is_ours: bool = False
+
+    def row(self, frame_header: np.dtype) -> tuple[int, int, int, int, int]:
+        """Return the key of the field, offset and bytes in the header, and the two flags."""
+        fields = frame_header.fields
+        if fields is None:
+            raise ValueError("a frame header without fields")
+        dtype, offset = fields[self.name][:2]
+        return (self.number << 3, offset, dtype.itemsize, self.is_inverted, self.is_ours)
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataFields:
+    """What a detector says of an image: a protobuf message within `ImageMetadata`.
+
+    Attributes
+    ----------
+    number
+        Of the detector's message among the fields of `ImageMetadata`.
+    """
+
+    number: int
+    fields: tuple[HeaderField, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +243,13 @@ class Detector:
     fill_frame_headers
         Fills the detector's own fields of frame headers from the packet headers of their frames.
     metadata
-        Reads what the detector says of an image from one frame header.
+        What the detector says of an image, and where it stands in a frame header.
     packets
         Cuts an image (height, width) into the datagrams of one connection: arguments image, image id,
         connection; returns (packets_per_frame, packet_bytes) uint8. The last packet may be shorter.
+    stamp
+        Writes image ids into all fields of simulated packet headers that depend on them: arguments
+        headers, a structured array of `layout.header`, and ids, uint64 of a shape that broadcasts.
     more_connections
         Connections, each a UDP port, beyond the modules: they deliver the same modules of other
         images, in the same order.
@@ -203,8 +260,9 @@ class Detector:
     placement: Placement
     frame_header: np.dtype
     fill_frame_headers: Callable[[np.ndarray, np.ndarray], None]
-    metadata: Callable[[bytes], DetectorMetadata | None]
+    metadata: MetadataFields
     packets: Callable[[np.ndarray, int, int], np.ndarray]
+    stamp: Callable[[np.ndarray, np.ndarray], None]
     more_connections: tuple[int, ...] = ()
 
     @property

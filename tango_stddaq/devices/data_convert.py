@@ -3,24 +3,19 @@
 from tango.server import device_property
 
 from tango_stddaq.config import DaqConfig
-from tango_stddaq.devices.base import StageDevice, counter_attributes, serve
+from tango_stddaq.devices.base import counter_attributes, serve
+from tango_stddaq.devices.gain_maps_face import GainMapsFace
 from tango_stddaq.stages.data_convert import DataConvert
 from tango_stddaq.stages.udp_receiver import parse_modules
 
 
-class StdDaqDataConvert(StageDevice):
+class StdDaqDataConvert(GainMapsFace):
     """Brings the raw frames of a receiver in frames mode to their places in the image ring."""
 
     stage_type = DataConvert
 
     Modules = device_property(
         dtype=str, default_value="all", doc="Modules to convert: all, 7, 0-15 or 0,2,5."
-    )
-    GainsFile = device_property(
-        dtype=str, default_value="", doc="HDF5 file with the gain maps of a converted Jungfrau."
-    )
-    PedestalsFile = device_property(
-        dtype=str, default_value="", doc="HDF5 file with its pedestals, if not in GainsFile."
     )
 
     locals().update(counter_attributes(DataConvert.counters_spec))

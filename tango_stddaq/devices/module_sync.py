@@ -1,10 +1,15 @@
 """Tango class of the module synchronizer."""
 
-from tango.server import device_property
+from typing import Any, Final, cast
+
+import numpy as np
+from tango.server import attribute, device_property
 
 from tango_stddaq.config import DaqConfig
-from tango_stddaq.devices.base import StageDevice, counter_attributes, serve
+from tango_stddaq.devices.base import PUSHED, StageDevice, counter_attributes, serve
 from tango_stddaq.stages.module_sync import ModuleSync
+
+MAX_PACKETS: Final = 4096
 
 
 class StdDaqModuleSync(StageDevice):
@@ -22,6 +27,33 @@ class StdDaqModuleSync(StageDevice):
 
     def make_stage(self, config: DaqConfig) -> ModuleSync:
         return ModuleSync(config, self.IdleTimeout)
+
+    @attribute(
+        dtype="DevLong64", label="last incomplete id", **PUSHED,
+        doc="Image id of the last image that went on with packets missing; -1 before the first.",
+    )  # fmt: skip
+    def lastIncompleteId(self) -> int:
+        return -1 if self._stage is None else self._sync().last_incomplete_id
+
+    @attribute(
+        dtype=(("DevUChar",),),
+        max_dim_x=MAX_PACKETS,
+        max_dim_y=1024,
+        label="packet mask",
+        doc="Packets of lastIncompleteId: a row a module, a column a packet, 1 where it is missing.",
+    )
+    def packetMask(self) -> np.ndarray:
+        if self._stage is None:
+            return np.zeros((1, 1), np.uint8)
+        return self._sync().last_missing_packets.astype(np.uint8)
+
+    def watched(self) -> dict[str, Any]:
+        """Add what is not a counter."""
+        last = -1 if self._stage is None else self._sync().last_incomplete_id
+        return {**super().watched(), "lastIncompleteId": last}
+
+    def _sync(self) -> ModuleSync:
+        return cast(ModuleSync, self.stage)
 
 
 def main() -> None:

@@ -86,6 +86,10 @@ class System:
         self._on_progress(self.plan.facade.device)
         self._await(self.plan.facade)
         self._await_state(self.plan.facade)
+        if self.plan.simulator is not None:
+            self._start_server(self.plan.simulator)
+            self._on_progress(self.plan.simulator.device)
+            self._await(self.plan.simulator)
 
     def _start_database(self) -> str:
         executable = Path(sys.executable).parent / "PyDatabaseds"
@@ -171,15 +175,17 @@ class System:
         return self.device(self.plan.facade)
 
     def check_alive(self) -> None:
-        """Check every process.
+        """Check every process but the simulator, without which the system works.
 
         Raises
         ------
         StdDaqError
             If one has ended.
         """
+        simulator = self.plan.simulator.server if self.plan.simulator is not None else None
         for name in self._processes:
-            self._check_alive(name)
+            if name != simulator:
+                self._check_alive(name)
 
     def pids(self) -> dict[str, int]:
         """Return the process id of every child."""

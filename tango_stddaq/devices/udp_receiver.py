@@ -5,11 +5,12 @@ from typing import cast
 from tango.server import attribute, device_property
 
 from tango_stddaq.config import DaqConfig
-from tango_stddaq.devices.base import StageDevice, counter_attributes, serve
+from tango_stddaq.devices.base import counter_attributes, serve
+from tango_stddaq.devices.gain_maps_face import GainMapsFace
 from tango_stddaq.stages.udp_receiver import ReceiveMode, UdpReceiver, parse_modules
 
 
-class StdDaqUdpReceiver(StageDevice):
+class StdDaqUdpReceiver(GainMapsFace):
     """Receives the packets of one or many detector modules straight into the image ring."""
 
     stage_type = UdpReceiver
@@ -22,13 +23,6 @@ class StdDaqUdpReceiver(StageDevice):
     )
     FrameTimeout = device_property(
         dtype=float, default_value=0.5, doc="Seconds without packets after which a frame is ended."
-    )
-
-    GainsFile = device_property(
-        dtype=str, default_value="", doc="HDF5 file with the gain maps of a converted Jungfrau."
-    )
-    PedestalsFile = device_property(
-        dtype=str, default_value="", doc="HDF5 file with its pedestals, if not in GainsFile."
     )
 
     locals().update(counter_attributes(UdpReceiver.counters_spec))

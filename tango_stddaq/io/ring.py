@@ -22,7 +22,6 @@ from tango_stddaq.io.segment import Segment
 from tango_stddaq.model import INVALID_IMAGE_ID
 from tango_stddaq.processing.slots import (
     EMPTY_CLAIM,
-    EPOCH_MASK,
     EPOCH_SHIFT,
     ID_MASK,
     INDEX_ENTRY,
@@ -32,9 +31,11 @@ from tango_stddaq.processing.slots import (
     WRITING,
     claim_slot,
     first_epoch,
+    index_bytes,
     joined_epoch,
+    masks_offset,
     next_epoch,
-    release_slot,
+    publish_slots,
 )
 
 _MEMORY_RESERVE: Final = 0.95
@@ -76,8 +77,12 @@ class _Mapped(Closing):
         # Plain word views: reading a field of a structured scalar costs ten times as much.
         words = self._entries.view("<u8").reshape(-1, 4)
         self._claims, self._generations, self._ids = words[:, 0], words[:, 1], words[:, 2]
-        self._head_word = self._header.view("<u8")[4:5]
         self._retired_word = self._header.view("<u8")[6:7]
+        self.mask_words = int(self._header["mask_words"][0])
+        self._masks = np.zeros((n_slots, 0), np.uint64)
+        if index is not None and self.mask_words:
+            masks = index.array[masks_offset(n_slots) :][: n_slots * self.mask_words * 8]
+            self._masks = masks.view("<u8").reshape(n_slots, self.mask_words)
 
     @property
     def has_index(self) -> bool:
@@ -101,6 +106,29 @@ class _Mapped(Closing):
         """Address of the index header; 0 if there is no index."""
         return self._index.address if self._index is not None else 0
 
+    @property
+    def masks_address(self) -> int:
+        """Address of the packet masks of slot 0; 0 if there are none."""
+        return self._masks.ctypes.data if self.mask_words else 0
+
+    def missing_packets(self, image_id: int) -> np.ndarray | None:
+        """Return the mask of missing packets of the slot that `image_id` belongs to, unchecked.
+
+        Returns
+        -------
+        np.ndarray or None
+            (mask_words,) uint64: a bit for each packet, set if it is missing; modules one behind the
+            other, each begins with a new word. Where a module's frame came from an existing program
+            its bits are clear, as that says only how many packets are missing. None if the ring
+            keeps no masks.
+        """
+        return self._masks[image_id % self.n_slots] if self.mask_words else None
+
+    def note_missing(self, image_id: int, first_word: int, words: np.ndarray) -> None:
+        """Write a module's part of the mask of missing packets; nothing where the ring keeps none."""
+        if self.mask_words:
+            self._masks[image_id % self.n_slots, first_word : first_word + words.size] = words
+
     def slot(self, image_id: int) -> np.ndarray:
         """Return the bytes of the slot that `image_id` belongs to, (slot_bytes,) uint8, unchecked."""
         return self._slots[image_id % self.n_slots]
@@ -111,7 +139,8 @@ class _Mapped(Closing):
         self._header = np.zeros(1, INDEX_HEADER)
         self._entries = np.zeros(0, INDEX_ENTRY)
         empty = np.empty(0, np.uint64)
-        self._claims = self._generations = self._ids = self._head_word = empty
+        self._claims = self._generations = self._ids = empty
+        self._masks, self.mask_words = np.empty((0, 0), np.uint64), 0
         self._retired_word = np.ones(1, np.uint64)
         self._data.close()
         if self._index is not None:
@@ -130,6 +159,8 @@ class RingOwner(_Mapped):
         Segment name, `<detector_name>-<suffix>`.
     n_slots, slot_bytes
         Shape of the ring.
+    mask_words
+        64-bit words of packet masks a slot; 0 for none.
 
     Raises
     ------
@@ -137,24 +168,24 @@ class RingOwner(_Mapped):
         If another living process owns it, if it does not fit the machine, or cannot be created.
     """
 
-    def __init__(self, name: str, n_slots: int, slot_bytes: int) -> None:
+    def __init__(self, name: str, n_slots: int, slot_bytes: int, mask_words: int = 0) -> None:
         n_bytes = segment_bytes(n_slots, slot_bytes)
-        index_bytes = INDEX_HEADER.itemsize + n_slots * INDEX_ENTRY.itemsize
+        n_index_bytes = index_bytes(n_slots, mask_words)
         index_fd = _lock_index(name)
         old_header = _read_header(index_fd)
         try:
             _check_room(name, n_bytes, n_slots, slot_bytes)
             # Never made smaller: whoever has it mapped would die of reading it.
-            index_bytes = max(index_bytes, os.fstat(index_fd).st_size)
-            os.ftruncate(index_fd, index_bytes)
+            n_index_bytes = max(n_index_bytes, os.fstat(index_fd).st_size)
+            os.ftruncate(index_fd, n_index_bytes)
         except (OSError, RingError) as error:
             if old_header is None:
                 segment.unlink(index_name(name))
             os.close(index_fd)
             raise _set_up_error(name, error) from error
-        index = Segment(index_name(name), index_fd, index_bytes, writable=True)
+        index = Segment(index_name(name), index_fd, n_index_bytes, writable=True)
         # The index goes first: nobody may take the cleared pixels for those of an old image.
-        _clear_index(index)
+        _clear_index(index, n_slots, mask_words)
         try:
             data, created = _create_data(name, n_bytes)
         except (OSError, RingError) as error:
@@ -189,21 +220,13 @@ class RingOwner(_Mapped):
         bool
             False if the slot is being written for another image already: nothing is published then.
         """
-        slot = image_id % self.n_slots
-        claim = int(self._claims[slot])
-        epoch = claim >> EPOCH_SHIFT & EPOCH_MASK
-        if claim & ID_MASK != image_id & ID_MASK:
-            if claim & WRITING:
-                return False
-            epoch = int(self._header["epoch"][0])  # an existing program wrote it, without a claim
-        published = epoch << EPOCH_SHIFT | image_id & ID_MASK
-        self._generations[slot] += np.uint64(1)
-        self._ids[slot] = image_id
-        entry = self.index_address + INDEX_HEADER.itemsize + slot * INDEX_ENTRY.itemsize
-        if not release_slot(entry, claim, published):
-            return False
-        self._head_word[0] = published
-        return True
+        return bool(self.publish_all(np.array([image_id], np.uint64).view(np.int64))[0])
+
+    def publish_all(self, ids: np.ndarray) -> np.ndarray:
+        """Publish several images: (n,) int64 ids, returns (n,) bool; as `publish`."""
+        published = np.zeros(ids.size, bool)
+        publish_slots(self.index_address, self.n_slots, ids, published)
+        return published
 
     def keep(self) -> None:
         """Leave the data segment behind at the end, as existing programs do.
@@ -319,13 +342,15 @@ class RingReader(_Mapped):
         """Return whether nothing was written to the slot since `ticket` was given."""
         return self.ticket(image_id) == ticket
 
-    def copy(self, image_id: int, out: np.ndarray) -> bool:
+    def copy(self, image_id: int, out: np.ndarray, mask: np.ndarray | None = None) -> bool:
         """Copy the first `out.size` bytes of an image.
 
         Parameters
         ----------
         out
             (n,) uint8, n <= slot_bytes.
+        mask
+            (mask_words,) uint64: gets the mask of missing packets, zeros where the ring keeps none.
 
         Returns
         -------
@@ -337,6 +362,8 @@ class RingReader(_Mapped):
         if ticket is None:
             return False
         np.copyto(out, self._slots[image_id % self.n_slots, : out.size])
+        if mask is not None:
+            mask[:] = self._masks[image_id % self.n_slots] if self.mask_words == mask.size else 0
         return self.still(image_id, ticket)
 
 
@@ -396,13 +423,16 @@ def _is_named(fd: int, name: str) -> bool:
         return False
 
 
-def _clear_index(index: Segment) -> None:
+def _clear_index(index: Segment, n_slots: int, mask_words: int) -> None:
     """Make an index one that says nothing of any slot, and that nobody attaches to."""
-    index.array[: INDEX_HEADER.itemsize].view(INDEX_HEADER)["magic"] = 0
+    header = index.array[: INDEX_HEADER.itemsize].view(INDEX_HEADER)
+    header["magic"] = 0
+    header["mask_words"] = mask_words
     room = index.array.size - INDEX_HEADER.itemsize
     entries = index.array[INDEX_HEADER.itemsize :][: room // INDEX_ENTRY.itemsize * INDEX_ENTRY.itemsize]
     entries.view(INDEX_ENTRY)["claim"] = EMPTY_CLAIM
     entries.view(INDEX_ENTRY)["image_id"] = INVALID_IMAGE_ID
+    index.array[masks_offset(n_slots) :] = 0
 
 
 def _create_data(name: str, n_bytes: int) -> tuple[Segment, bool]:
@@ -465,7 +495,7 @@ def _check_index(name: str, index: Segment, n_slots: int, slot_bytes: int) -> No
             f"/dev/shm/{name}: has {found[0]} slots of {found[1]} bytes, the configuration says "
             f"{n_slots} of {slot_bytes}; do all services use the same file?"
         )
-    if index.array.size < INDEX_HEADER.itemsize + n_slots * INDEX_ENTRY.itemsize:
+    if index.array.size < index_bytes(n_slots, int(header["mask_words"][0])):
         raise RingError(f"/dev/shm/{name}: its index is too small for {n_slots} slots")
 
 

@@ -3,31 +3,36 @@
 import os
 import socket
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numba import njit, types, uint32, uint64, uintp
+from numba import types, uint32, uint64, uintp
 
 from tango_stddaq.errors import ReceiverError
-from tango_stddaq.processing.assembly import (
-    IDLE,
-    MAX_FINISHED_PER_MESSAGE,
-    Workspace,
-    account,
-    arm,
-)
-from tango_stddaq.processing.native import errno_location, poll, recvmmsg
+from tango_stddaq.processing.accounting import account
+from tango_stddaq.processing.arming import arm
+from tango_stddaq.processing.assembly import IDLE, MAX_FINISHED_PER_MESSAGE, Workspace
+from tango_stddaq.processing.columns import MAX_EVENTS, PACKETS
+from tango_stddaq.processing.compiled import compiled, inner
+from tango_stddaq.processing.native import clock_gettime, errno_location, poll, recvmmsg
 
 WANTED_BUFFER_BYTES: Final = 256 * 2**20
 _SO_RCVBUFFORCE: Final = 33
 _SO_MEMINFO: Final = 55
+_SOL_UDP: Final = 17
+_UDP_GRO: Final = 104
 _MEMINFO_DROPS: Final = 8
 _POLLIN: Final = 1
 _DONTWAIT: Final = 0x40
 _EAGAIN: Final = 11
 _EINTR: Final = 4
-_MAX_ROUNDS: Final = 64
+_CLOCK_MONOTONIC: Final = 1
+_CALLS: Final = 8
+"""Messages taken from one source in a row, where they come one by one, before the next is served."""
+_ANNOUNCE_NS: Final = 500_000
+_TURN_NS: Final = 20_000_000
 
 
 @dataclass(slots=True)
@@ -59,6 +64,8 @@ class UdpSocket:
                 handle.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, WANTED_BUFFER_BYTES)
             except PermissionError:  # without CAP_NET_ADMIN net.core.rmem_max is the limit
                 handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WANTED_BUFFER_BYTES)
+            with suppress(OSError):  # a kernel that cannot bundle datagrams hands them over one by one
+                handle.setsockopt(_SOL_UDP, _UDP_GRO, 1)
             handle.setblocking(False)
             handle.bind((host, port))
         except OSError as error:
@@ -95,11 +102,15 @@ class PacketLoop:
     """
 
     def __init__(self, workspace: Workspace, sockets: list[UdpSocket]) -> None:
+        room = len(workspace.events)
+        if room < len(workspace.messages) * MAX_FINISHED_PER_MESSAGE:
+            raise ValueError(f"room for {room} events: one receive call may finish more frames")
         self._workspace = workspace
         # struct pollfd: int fd; short events; short revents
         self._poll = np.zeros(len(sockets), np.dtype([("fd", "<i4"), ("ev", "<i2"), ("re", "<i2")]))
         self._poll["fd"] = [entry.handle.fileno() for entry in sockets]
         self._poll["ev"] = _POLLIN
+        self._clock = np.zeros(2, np.int64)  # struct timespec
 
     def turn(self, timeout_ms: int) -> int:
         """Wait for packets and take what is there; the GIL is free meanwhile.
@@ -119,7 +130,8 @@ class PacketLoop:
             _receive(
                 self._poll.view(np.int32).reshape(-1, 2),
                 timeout_ms,
-                *workspace._arrays(),
+                self._clock,
+                *workspace.arrays(),
             )
         )
         if found < 0:
@@ -127,58 +139,64 @@ class PacketLoop:
         return found
 
 
-@njit(cache=True, nogil=True)
-def _receive(
-    polls, timeout_ms, state, masks, first_headers, counters, offsets, rings, iov, messages,
-    headers, scratch, armed, events, n_events, maps, geometry,
-):  # fmt: skip
-    """Poll, then take whole batches of every source that has some until nothing more is there.
+@inner
+def _now_ns(clock):
+    clock_gettime(types.int32(_CLOCK_MONOTONIC), uintp(clock.ctypes.data))
+    return clock[0] * 1_000_000_000 + clock[1]
 
-    Returns as soon as frames were finished and every source was served once, so that they are
-    announced without delay. A negative result is an errno.
+
+@compiled
+def _receive(
+    polls, timeout_ms, clock, table, offsets, iov, bundle_iov, messages, armed, n_events, maps, geometry
+):  # fmt: skip
+    """Poll, then take what every source has until nothing more is there.
+
+    Returns soon after frames were finished: at once if nothing more waits, else after `_ANNOUNCE_NS`,
+    as announcing many frames at once costs less. A negative result is an errno.
     """
-    n_sources = state.shape[0]
+    n_sources = table.shape[0]
     batch = messages.shape[0]
     message_address = uintp(messages.ctypes.data)
-    total = 0
     ready = poll(uintp(polls.ctypes.data), uint64(n_sources), types.int32(timeout_ms))
     if ready < 0:
         error = errno_location()[0]
         return 0 if error == _EINTR else -error
     if ready == 0:
         for source in range(n_sources):
-            state[source, IDLE] += 1
+            table[source, IDLE] += 1
         return 0
-    for _ in range(_MAX_ROUNDS):
+    start_ns = _now_ns(clock)
+    total = 0
+    while True:
         served = 0
         for source in range(n_sources):
             if (polls[source, 1] >> 16) & 0x7FFF == 0:
                 continue
-            if n_events[0] + batch * MAX_FINISHED_PER_MESSAGE > events.shape[0]:
-                return total
-            arm(
-                source, batch, state, masks, first_headers, counters, offsets, rings, iov, messages,
-                headers, scratch, armed, events, n_events, maps, geometry,
-            )  # fmt: skip
-            n = recvmmsg(
-                types.int32(polls[source, 0]), message_address, uint32(batch), types.int32(_DONTWAIT),
-                uintp(0),
-            )  # fmt: skip
-            if n < 0:
-                error = errno_location()[0]
-                if error != _EAGAIN and error != _EINTR:
-                    return -error
-                polls[source, 1] &= 0xFFFF
-                continue
-            account(
-                source, n, state, masks, first_headers, counters, offsets, rings, iov, messages,
-                headers, scratch, armed, events, n_events, maps, geometry,
-            )  # fmt: skip
-            total += n
-            if n < batch:
-                polls[source, 1] &= 0xFFFF
-            else:
-                served += 1
-        if served == 0 or n_events[0] > 0:
-            break
-    return total
+            for _ in range(_CALLS):
+                if n_events[0] + batch * MAX_FINISHED_PER_MESSAGE > geometry[MAX_EVENTS]:
+                    return total
+                wanted = arm(source, batch, table, offsets, iov, bundle_iov, messages, armed, geometry)
+                n = recvmmsg(
+                    types.int32(polls[source, 0]), message_address, uint32(wanted),
+                    types.int32(_DONTWAIT), uintp(0),
+                )  # fmt: skip
+                if n < 0:
+                    error = errno_location()[0]
+                    if error != _EAGAIN and error != _EINTR:
+                        return -error
+                    polls[source, 1] &= 0xFFFF
+                    break
+                before = table[source, PACKETS]
+                account(
+                    source, n, table, offsets, iov, bundle_iov, messages, armed, n_events, maps, geometry
+                )  # fmt: skip
+                total += table[source, PACKETS] - before
+                if n < wanted:
+                    polls[source, 1] &= 0xFFFF
+                    break
+                if wanted > 1:
+                    break
+            served += (polls[source, 1] >> 16) & 0x7FFF != 0
+        waited_ns = _now_ns(clock) - start_ns
+        if served == 0 or waited_ns > (_ANNOUNCE_NS if n_events[0] > 0 else _TURN_NS):
+            return total

@@ -2,8 +2,9 @@
 
 from typing import Final
 
-from numba import float32, int64, njit, uint64, uintp
+from numba import float32, int64, uint64, uintp
 
+from tango_stddaq.processing.compiled import compiled, inner
 from tango_stddaq.processing.native import read_u16, read_u32, write_f32, write_u64
 
 _LOW: Final = 0xFFF
@@ -11,13 +12,13 @@ _A, _B, _C, _D = uint64(_LOW), uint64(_LOW << 12), uint64(_LOW << 24), uint64(_L
 _4, _8, _12, _16, _32 = uint64(4), uint64(8), uint64(12), uint64(16), uint64(32)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inner
 def _spread(packed):
     """Move four 12-bit values in the low 48 bits apart to four 16-bit values."""
     return (packed & _A) | ((packed & _B) << _4) | ((packed & _C) << _8) | ((packed & _D) << _12)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def unpack_12_to_16(source, target, n_pixels):
     """Unpack 12-bit pixels, packed little endian, to 16 bits each.
 
@@ -39,7 +40,7 @@ def unpack_12_to_16(source, target, n_pixels):
         write_u64(uintp(target + n_pixels // 8 * 16), _spread(packed))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def apply_gain(source, target, n_pixels, gains, pedestals, first):
     """Convert raw Jungfrau pixels to energies.
 

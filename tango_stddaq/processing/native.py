@@ -14,10 +14,18 @@ _ADDRESS = types.uintp
 _I64 = ir.IntType(64)
 
 memcpy = types.ExternalFunction("memcpy", _ADDRESS(_ADDRESS, _ADDRESS, _ADDRESS))
+memmove = types.ExternalFunction("memmove", _ADDRESS(_ADDRESS, _ADDRESS, _ADDRESS))
 memset = types.ExternalFunction("memset", _ADDRESS(_ADDRESS, types.int32, _ADDRESS))
 poll = types.ExternalFunction("poll", types.int32(_ADDRESS, types.uint64, types.int32))
 recvmmsg = types.ExternalFunction(
     "recvmmsg", types.int32(types.int32, _ADDRESS, types.uint32, types.int32, _ADDRESS)
+)
+sendmmsg = types.ExternalFunction(
+    "sendmmsg", types.int32(types.int32, _ADDRESS, types.uint32, types.int32)
+)
+clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, _ADDRESS))
+clock_nanosleep = types.ExternalFunction(
+    "clock_nanosleep", types.int32(types.int32, types.int32, _ADDRESS, _ADDRESS)
 )
 errno_location = types.ExternalFunction("__errno_location", types.CPointer(types.int32)())
 

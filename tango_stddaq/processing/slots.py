@@ -19,23 +19,26 @@ same before and after it read them, and the claim is not being written.
 from typing import Final
 
 import numpy as np
-from numba import njit, types, uint64, uintp
+from numba import uint64, uintp
 
-from tango_stddaq.processing.native import load_u64, swap_u64_if
+from tango_stddaq.processing.compiled import compiled, inner
+from tango_stddaq.processing.native import load_u64, swap_u64_if, write_u64
 
-MAGIC: Final = int.from_bytes(b"STDQIDX1", "little")
+MAGIC: Final = int.from_bytes(b"STDQIDX2", "little")
 
 INDEX_HEADER: Final = np.dtype(
     {
-        "names": ["magic", "n_slots", "slot_bytes", "epoch", "head", "owner_pid", "retired", "adopted"],
-        "formats": ["<u8"] * 8,
-        "offsets": [0, 8, 16, 24, 32, 40, 48, 56],
+        "names": ["magic", "n_slots", "slot_bytes", "epoch", "head", "owner_pid", "retired", "adopted",
+                  "mask_words"],
+        "formats": ["<u8"] * 9,
+        "offsets": [0, 8, 16, 24, 32, 40, 48, 56, 64],
         "itemsize": 4096,
     }
-)
+)  # fmt: skip
 """Start of the index segment. `head` is the claim published last (`EMPTY_CLAIM`: none yet), `retired` is
 set when the owner gives the ring up: whoever has it mapped attaches anew. `adopted` is set when an
-existing program made the data segment: it is not ours to remove."""
+existing program made the data segment: it is not ours to remove. Behind the entries of all slots stand
+`mask_words` 64-bit words a slot: a bit for every packet of every module, set if it is missing."""
 
 INDEX_ENTRY: Final = np.dtype(
     [("claim", "<u8"), ("generation", "<u8"), ("image_id", "<u8"), ("reserved", "<u8")]
@@ -61,14 +64,27 @@ _EPOCH_MASK = uint64(EPOCH_MASK)
 _EPOCH_SHIFT = uint64(EPOCH_SHIFT)
 _EMPTY = uint64(EMPTY_CLAIM)
 _HALF = uint64(0x4000)
+_HEADER_BYTES: Final = INDEX_HEADER.itemsize
+_ENTRY_BYTES: Final = INDEX_ENTRY.itemsize
 
 
+@compiled
 def is_later_epoch(epoch: int, than: int) -> bool:
     """Return whether an epoch came after another; they wrap around."""
     return 0 < (epoch - than) & EPOCH_MASK < 0x4000
 
 
-@njit(cache=True, nogil=True)
+def masks_offset(n_slots: int) -> int:
+    """Return where in the index the packet masks begin, in bytes."""
+    return INDEX_HEADER.itemsize + n_slots * INDEX_ENTRY.itemsize
+
+
+def index_bytes(n_slots: int, mask_words: int) -> int:
+    """Return the size of an index."""
+    return masks_offset(n_slots) + n_slots * mask_words * 8
+
+
+@compiled
 def claim_slot(entry: int, image_id: int, epoch: int) -> bool:
     """Claim a slot for writing one image.
 
@@ -101,25 +117,52 @@ def claim_slot(entry: int, image_id: int, epoch: int) -> bool:
             return True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def holds_slot(entry: int, image_id: int, epoch: int) -> bool:
     """Return whether a slot is still claimed for writing this image; arguments as in `claim_slot`."""
     return load_u64(uintp(entry)) == _WRITING | (uint64(epoch) << _EPOCH_SHIFT) | uint64(image_id)
 
 
-@njit(types.boolean(uintp, uint64, uint64), cache=True, nogil=True)
-def release_slot(entry: int, expected: int, published: int) -> bool:
-    """Turn a claim into a published one; False if somebody has claimed the slot meanwhile."""
-    return swap_u64_if(uintp(entry), uint64(expected), uint64(published))
+@compiled
+def publish_slots(index: int, n_slots: int, ids: np.ndarray, published: np.ndarray) -> None:
+    """Declare the pixels of images complete: turn their claims into published ones.
+
+    Parameters
+    ----------
+    index
+        Address of the index header.
+    ids
+        (n,) int64 image ids.
+    published
+        (n,) bool, gets whether each was; False if its slot is being written for another image already.
+    """
+    entries = index + _HEADER_BYTES
+    for i in range(ids.shape[0]):
+        image_id = uint64(ids[i])
+        entry = entries + np.int64(image_id % uint64(n_slots)) * _ENTRY_BYTES
+        claim = load_u64(uintp(entry))
+        epoch = (claim >> _EPOCH_SHIFT) & _EPOCH_MASK
+        published[i] = False
+        if claim & _ID_MASK != image_id & _ID_MASK:
+            if claim & _WRITING:
+                continue
+            epoch = uint64(current_epoch(index))  # an existing program wrote it, without a claim
+        # Generation and id first: a reader that sees the new claim shall see them as well.
+        write_u64(uintp(entry + 8), load_u64(uintp(entry + 8)) + uint64(1))
+        write_u64(uintp(entry + 16), image_id)
+        now = (epoch << _EPOCH_SHIFT) | (image_id & _ID_MASK)
+        if swap_u64_if(uintp(entry), claim, now):
+            write_u64(uintp(index + HEAD_OFFSET), now)
+            published[i] = True
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def current_epoch(header: int) -> int:
     """Return the epoch of the index whose header stands at address `header`."""
     return int(np.int64(load_u64(uintp(header + EPOCH_OFFSET))))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def next_epoch(header: int, mine: int) -> int:
     """Begin a new epoch, or join the one that another receiver has begun; returns it.
 
@@ -134,7 +177,7 @@ def next_epoch(header: int, mine: int) -> int:
     return int(np.int64(load_u64(uintp(header + EPOCH_OFFSET))))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def first_epoch(header: int, image_id: int) -> int:
     """Return the epoch for a receiver whose first image is `image_id`.
 
@@ -148,7 +191,7 @@ def first_epoch(header: int, image_id: int) -> int:
     return epoch
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def joined_epoch(header: int, mine: int, image_id: int, n_slots: int) -> int:
     """Return the epoch for a receiver whose ids go on: its own, or one that it was left out of.
 
@@ -164,6 +207,6 @@ def joined_epoch(header: int, mine: int, image_id: int, n_slots: int) -> int:
     return mine
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inner
 def _published_in(head: int, epoch: int) -> bool:
     return head & _ID_MASK != _EMPTY and (head >> _EPOCH_SHIFT) & _EPOCH_MASK == uint64(epoch)

@@ -1,43 +1,30 @@
-"""Joining the frames of all modules into images: a plain data structure.
+"""Joining the frames of all modules into images: a plain data structure, compiled.
 
 Images leave in strictly increasing order of their ids. An incomplete image waits for its modules until
 `queue_size` newer images wait behind it, then goes on as incomplete: nothing is dropped in silence, and
 nothing waits forever.
 """
 
-from dataclasses import dataclass, field
+from typing import Final
 
-from tango_stddaq.model import Frame, Status
-from tango_stddaq.processing.slots import NO_EPOCH, is_later_epoch
+import numpy as np
 
+from tango_stddaq.detectors.layout import FRAME_HEADER_BYTES
+from tango_stddaq.processing import joining
+from tango_stddaq.processing.joining import N_STATE, STATE
 
-@dataclass(slots=True)
-class JoinedImage:
-    """What the synchronizer knows of one image.
-
-    Attributes
-    ----------
-    arrived
-        Bit m is set when module index m delivered its frame.
-    header
-        The frame header of the first frame that came.
-    missing_modules
-        Indexes of the modules of which no frame came.
-    """
-
-    image_id: int
-    arrived: int = 0
-    n_arrived: int = 0
-    n_missing_packets: int = 0
-    header: bytes = b""
-    missing_modules: tuple[int, ...] = field(default=())
-
-    @property
-    def status(self) -> Status:
-        """The worst of its modules' status."""
-        if self.missing_modules or self.n_missing_packets:
-            return Status.MISSING_PACKETS
-        return Status.GOOD_IMAGE
+JOINED: Final = np.dtype(
+    [
+        ("image_id", "<i8"),
+        ("n_missing_packets", "<i8"),
+        ("n_missing_modules", "<i8"),
+        ("header", "u1", FRAME_HEADER_BYTES),
+    ]
+)
+"""An image that goes on: packets missing in the frames that came, modules of which no frame came, and
+the frame header of the first frame that did."""
+MAX_FRAMES: Final = 1024
+"""Frames joined in one call of the compiled loop."""
 
 
 class Synchronizer:
@@ -45,125 +32,114 @@ class Synchronizer:
 
     Parameters
     ----------
-    n_modules
-        Frames that make up an image.
+    modules
+        Numbers of the modules that make up an image; a frame names one in its header.
     queue_size
         Images that an incomplete image may wait for.
-
-    Attributes
-    ----------
-    n_late, n_duplicate
-        Frames of images that were released already, and frames that came twice.
-    n_restarts
-        How often ids started again at a lower number.
+    packets_per_frame
+        A frame cannot miss more.
     """
 
-    def __init__(self, n_modules: int, queue_size: int) -> None:
-        self._n_modules = n_modules
-        self._all = (1 << n_modules) - 1
-        self._queue_size = queue_size
-        self._waiting: dict[int, JoinedImage] = {}
-        self._newest: dict[int, int] = {}  # the highest id of each module
-        self._late_run: dict[int, int] = {}
-        self._last = -1
-        self._epoch = NO_EPOCH
-        self._was_idle = False
-        self.n_late = 0
-        self.n_duplicate = 0
-        self.n_restarts = 0
+    def __init__(self, modules: tuple[int, ...], queue_size: int, packets_per_frame: int) -> None:
+        n_modules, capacity = len(modules), queue_size + 2
+        n_words = -(-n_modules // 64)
+        self._places = np.full(1 << 16, -1, np.int16)
+        self._places[list(modules)] = np.arange(n_modules)
+        self._state = np.zeros(N_STATE, np.int64)
+        self._state[STATE["last"]] = -1
+        self._state[STATE["released"]] = -1
+        self._state[STATE["n_modules"]] = n_modules
+        self._state[STATE["queue_size"]] = queue_size
+        self._state[STATE["packets_per_frame"]] = packets_per_frame
+        self._newest = np.full(n_modules, -1, np.int64)
+        self._late_run = np.zeros(n_modules, np.int64)
+        self._waiting = np.zeros(capacity, JOINED)
+        self._n_arrived = np.zeros(capacity, np.int64)
+        self._arrived = np.zeros((capacity, n_words), np.uint64)
+        self._order = np.zeros(2 * capacity, np.int64)
+        self._free = np.arange(capacity, dtype=np.int64)[::-1].copy()
+        n_out = capacity + MAX_FRAMES
+        self._out = np.zeros(n_out, JOINED)
+        self._out_arrived = np.zeros((n_out, n_words), np.uint64)
 
     @property
     def n_waiting(self) -> int:
         """Images that wait for modules, or for an older image that does."""
-        return len(self._waiting)
+        return self._count("n_waiting")
 
-    def add(self, frame: Frame) -> list[JoinedImage]:
-        """Take a frame; returns the images that may go on now, in order."""
-        released: list[JoinedImage] = []
-        if NO_EPOCH not in (frame.epoch, self._epoch) and frame.epoch != self._epoch:
-            if not is_later_epoch(frame.epoch, self._epoch):
-                self.n_late += 1
-                return released
-            released = self._restart()
-        elif frame.image_id <= self._last:
-            if frame.epoch != NO_EPOCH or not self._looks_like_restart(frame):
-                self.n_late += 1
-                return released
-            released = self._restart()
-        self._was_idle = False
-        self._epoch = frame.epoch
-        self._note_forward(frame)
-        image = self._waiting.get(frame.image_id)
-        if image is None:
-            image = self._waiting[frame.image_id] = JoinedImage(frame.image_id)
-        bit = 1 << frame.module_index
-        if image.arrived & bit:
-            self.n_duplicate += 1
-            return released
-        image.arrived |= bit
-        image.n_arrived += 1
-        image.n_missing_packets += frame.n_missing_packets
-        if not image.header:
-            image.header = frame.header
-        if image.n_arrived == self._n_modules or len(self._waiting) > self._queue_size:
-            released += self._release()
-        return released
+    @property
+    def n_late(self) -> int:
+        """Frames of images that were released already."""
+        return self._count("n_late")
 
-    def flush(self) -> list[JoinedImage]:
-        """Release everything that waits, complete or not."""
-        released = [self._waiting[image_id] for image_id in sorted(self._waiting)]
-        self._waiting.clear()
-        return self._finish(released)
+    @property
+    def n_duplicate(self) -> int:
+        """Frames that came twice."""
+        return self._count("n_duplicate")
+
+    @property
+    def n_foreign(self) -> int:
+        """Frames of no module of ours, or with an id that no image has."""
+        return self._count("n_foreign")
+
+    @property
+    def n_restarts(self) -> int:
+        """How often ids started again at a lower number."""
+        return self._count("n_restarts")
+
+    @property
+    def n_skipped(self) -> int:
+        """Images of which nothing came: gaps in the ids."""
+        return self._count("n_skipped")
+
+    def take(self, headers: np.ndarray) -> np.ndarray:
+        """Take frames; return the images that may go on now, in order.
+
+        Parameters
+        ----------
+        headers
+            (n,) `FRAME_HEADER`, contiguous, n <= `MAX_FRAMES`.
+
+        Returns
+        -------
+        np.ndarray
+            (m,) `JOINED`, valid until the next call.
+        """
+        if headers.size > MAX_FRAMES:
+            raise ValueError(f"{headers.size} frames at once; allowed are {MAX_FRAMES}")
+        # A view: a copy of structured records would leave out the bytes between their fields.
+        frames = headers.view(np.uint8).reshape(-1, FRAME_HEADER_BYTES)
+        n = joining.take(frames, self._places, *self._arrays())
+        return self._out[:n]
+
+    def flush(self) -> np.ndarray:
+        """Release everything that waits, complete or not; as `take`."""
+        return self._out[: joining.flush(*self._arrays())]
+
+    def missing_modules(self, at: int) -> tuple[int, ...]:
+        """Return the places of the modules that the `at`-th image returned last is missing."""
+        arrived, n_modules = self._out_arrived[at], self._count("n_modules")
+        return tuple(m for m in range(n_modules) if not int(arrived[m >> 6]) >> (m & 63) & 1)
 
     def idle(self) -> None:
         """Note that no frame came for so long that stragglers need not be expected any more."""
-        self._was_idle = True
+        self._state[STATE["was_idle"]] = 1
 
-    def _release(self) -> list[JoinedImage]:
-        released = []
-        for image_id in sorted(self._waiting):
-            image = self._waiting[image_id]
-            if image.arrived != self._all and len(self._waiting) <= self._queue_size:
-                break
-            released.append(self._waiting.pop(image_id))
-        return self._finish(released)
+    def reset_counts(self) -> None:
+        """Set the counts to zero; what waits goes on waiting."""
+        for name in ("n_late", "n_duplicate", "n_foreign", "n_restarts", "n_skipped"):
+            self._state[STATE[name]] = 0
 
-    def _finish(self, released: list[JoinedImage]) -> list[JoinedImage]:
-        for image in released:
-            if image.arrived != self._all:
-                image.missing_modules = tuple(
-                    m for m in range(self._n_modules) if not image.arrived >> m & 1
-                )
-            self._last = image.image_id
-        return released
+    def _count(self, name: str) -> int:
+        return int(self._state[STATE[name]])
 
-    def _restart(self) -> list[JoinedImage]:
-        released = self.flush()
-        self._last = -1
-        self._newest.clear()
-        self._late_run.clear()
-        self.n_restarts += 1
-        return released
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        return (
+            self._state, self._newest, self._late_run, _words(self._waiting), self._n_arrived,
+            self._arrived, self._order, self._free, _words(self._out), self._out_arrived,
+        )  # fmt: skip
 
-    def _looks_like_restart(self, frame: Frame) -> bool:
-        """Tell a straggler from a detector that counts from the start again, without an epoch.
 
-        Frames of one module come in order: while its ids go up, it only lags behind the others. A first
-        frame that goes back may be a straggler if it is of a recent image; once a module's old frames
-        go on for longer than images wait here, it cannot be.
-        """
-        if self._was_idle:
-            return True
-        newest = self._newest.get(frame.module_index, -1)
-        if frame.image_id > newest:
-            self._note_forward(frame)
-            return False
-        if newest - frame.image_id > 2 * self._queue_size:
-            return True
-        run = self._late_run.get(frame.module_index, 0) + 1
-        self._late_run[frame.module_index] = run
-        return run > self._queue_size
-
-    def _note_forward(self, frame: Frame) -> None:
-        self._newest[frame.module_index] = max(frame.image_id, self._newest.get(frame.module_index, -1))
-        self._late_run.pop(frame.module_index, None)
+def _words(joined: np.ndarray) -> np.ndarray:
+    """View `JOINED` records as (n, 11) 64-bit words: id, packets, modules, header."""
+    return joined.view(np.int64).reshape(-1, JOINED.itemsize // 8)

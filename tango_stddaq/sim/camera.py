@@ -17,8 +17,8 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import ChannelError
 from tango_stddaq.io import channels
 from tango_stddaq.model import Dtype, Image
+from tango_stddaq.sim.pace import Pace
 from tango_stddaq.sim.picture import DiffractionPicture
-from tango_stddaq.sim.sender import Pace
 
 FIRST_TIMESTAMP: Final = (1_700_000_000, 5)
 """(seconds, nanoseconds) of pulse 0; every pulse is a second and 10 ns later than the one before."""

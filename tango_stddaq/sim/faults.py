@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tango_stddaq.sim.pattern import PacketPattern
+
 CORRUPT_BYTE = 0xFF
 """What the header of a corrupt packet is filled with: no detector's ids or protocol look so."""
 
@@ -20,8 +22,10 @@ class Faults:
         Fractions of packets that are lost, sent twice, sent with a broken header, cut to half.
     reorder
         Fraction of packets that change places with the one behind it in their frame.
-    dead_modules
-        Modules that send nothing.
+    drop_patterns
+        Packets that are lost, by image, module and position.
+    dead_modules, dead_after
+        Modules that send nothing, once so many images were sent.
     seed
         The same seed makes the same faults.
     dropped
@@ -36,7 +40,9 @@ class Faults:
     corrupt: float = 0.0
     truncate: float = 0.0
     reorder: float = 0.0
+    drop_patterns: tuple[PacketPattern, ...] = ()
     dead_modules: frozenset[int] = frozenset()
+    dead_after: int = 0
     seed: int = 1
     dropped: list[tuple[int, int, int]] = field(default_factory=list)
     n_duplicated: int = 0
@@ -44,6 +50,7 @@ class Faults:
     n_truncated: int = 0
     n_reordered: int = 0
     _count: int = 0
+    _n_images: int = 0
     _rng: np.random.Generator | None = None
 
     def __post_init__(self) -> None:
@@ -52,6 +59,19 @@ class Faults:
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} {value}: allowed is a fraction from 0 to 1")
         self._rng = np.random.default_rng(self.seed)
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(
+            self.drop_every > 0
+            or self.drop or self.duplicate or self.corrupt or self.truncate or self.reorder
+            or self.drop_patterns or self.dead_modules
+        )  # fmt: skip
+
+    def begin_image(self) -> None:
+        """Say that the frames of another image follow: `dead_after` counts images."""
+        self._n_images += 1
 
     def apply(
         self, image_id: int, module: int, packets: np.ndarray, sizes: np.ndarray, header_bytes: int
@@ -99,7 +119,10 @@ class Faults:
             numbers = self._count + 1 + np.arange(n_packets)
             self._count += n_packets
             keep &= numbers % self.drop_every != 0
-        if module in self.dead_modules:
+        for pattern in self.drop_patterns:
+            keep &= ~pattern.mask(image_id, module, n_packets)
+        is_dead = self._n_images > self.dead_after or not self.dead_after
+        if is_dead and module in self.dead_modules:
             keep[:] = False
         self._note(image_id, module, np.flatnonzero(~keep))
         return keep

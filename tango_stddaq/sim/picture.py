@@ -9,6 +9,8 @@ from PIL import ImageDraw, ImageFont
 _N_SPOTS: Final = 60
 _RINGS: Final = (0.18, 0.31, 0.36, 0.52, 0.61, 0.80)
 """Radii in units of half the image's longer side."""
+N_MARKS: Final = 251
+"""Values of the pixel that only one of so many consecutive ids has; they fit in the lowest byte."""
 
 
 class DiffractionPicture:
@@ -56,7 +58,7 @@ class DiffractionPicture:
                 result[yy[inside], xx[inside]] = int(240 * self._scale)
         result[self._digits(image_id)] = int(200 * self._scale)
         # One pixel that only this id has: two neighbours never look alike.
-        result[0, 0] = image_id % 251
+        result[0, 0] = image_id % N_MARKS
         return result
 
     def _digits(self, image_id: int) -> np.ndarray:

@@ -12,7 +12,8 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.detectors.registry import detector_of
 from tango_stddaq.errors import FileError
 from tango_stddaq.sim.faults import Faults
-from tango_stddaq.sim.sender import Pace, PacketSender, clean_errors, split
+from tango_stddaq.sim.pace import Pace
+from tango_stddaq.sim.sender import PacketSender, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +73,13 @@ def replay(
     header_bytes = detector_of(config).layout.header.itemsize
     with PacketSender(host) as sender:
         for image_id in recording.image_ids:
-            pace.wait()
             modules = recording.frames[image_id]
             for part, (module, packets) in enumerate(sorted(modules.items())):
-                pace.fraction(part, len(modules))
+                pace.wait(part, len(modules))
                 for group in split(packets):
                     sizes = np.full(len(group), group.shape[1])
                     sent, n_bytes = faults.apply(image_id, module, group, sizes, header_bytes)
-                    with clean_errors():
-                        sender.send(config.start_udp_port + module, sent, n_bytes)
+                    sender.send(config.start_udp_port + module, sent, n_bytes)
             if on_image is not None:
                 on_image(image_id)
     return faults

@@ -11,33 +11,22 @@ import numpy as np
 import zmq
 
 from tango_stddaq.config import MIN_SLOTS, DaqConfig
-from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES, HEADER_MARK, PixelFormat
-from tango_stddaq.detectors.registry import detector_of
-from tango_stddaq.io import channels, gain_maps
+from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES, HEADER_MARK
+from tango_stddaq.io import channels
 from tango_stddaq.io.ring import RingReader, RingWriter
 from tango_stddaq.model import INVALID_IMAGE_ID
-from tango_stddaq.processing.assembly import Workspace
 from tango_stddaq.processing.slots import MAX_IMAGE_ID
-from tango_stddaq.stages.base import TURN_S, Stage
-from tango_stddaq.stages.udp_receiver import module_label
+from tango_stddaq.stages.base import TURN_S
+from tango_stddaq.stages.converting import ConvertingStage
 from tango_stddaq.stats import Counter
 
 _MAX_MESSAGES_PER_TURN = 64
 
 
-class DataConvert(Stage):
-    """Converts the frames of some modules.
-
-    Parameters
-    ----------
-    modules
-        UDP modules, as a receiver names them; None for all.
-    gains_file, pedestals_file
-        Maps of a converted Jungfrau; see `io/gain_maps.py`.
-    """
+class DataConvert(ConvertingStage):
+    """Converts the frames of some modules; parameters as of `ConvertingStage`."""
 
     name = "data-convert"
-    label_tag = "module"
     main_counter = "frames"
     counters_spec: ClassVar[tuple[Counter, ...]] = (
         Counter("frames", "frames", "Frames brought to their image."),
@@ -58,28 +47,21 @@ class DataConvert(Stage):
         gains_file: str = "",
         pedestals_file: str = "",
     ) -> None:
-        self.detector = detector_of(config)
-        self.modules = self.detector.select(modules)
-        super().__init__(config, module_label(self.modules))
-        self._gains_file, self._pedestals_file = gains_file, pedestals_file
+        super().__init__(config, modules, gains_file=gains_file, pedestals_file=pedestals_file)
         self._in: list[zmq.Socket[bytes]] = []
         self._poller = zmq.Poller()
         self._out: zmq.Socket[bytes] | None = None
         self._frames: dict[int, RingReader] = {}
         self._images: dict[int, RingWriter] = {}
-        self._workspace: Workspace | None = None
         self._frame = np.empty(0, np.uint8)
+        self._mask = np.zeros(self.detector.layout.mask_words, np.uint64)
 
     def _open(self) -> None:
         name, detector = self.config.detector_name, self.detector
-        placement = detector.placement.take([detector.connections.index(m) for m in self.modules])
-        maps = None
-        if placement.format is PixelFormat.GAIN:
-            maps = gain_maps.load(self._gains_file, self._pedestals_file, self.modules)
-        self._workspace = Workspace.of(detector.layout, placement, maps=maps)
+        workspace = self._new_workspace(self._image_placement())
         self._frame = np.zeros(detector.layout.frame_bytes, np.uint8)
         # Compiles the conversion, or loads it, before the first frame needs it.
-        self._workspace.place_frame(0, self._frame, np.zeros(self.config.sizes.slot_bytes, np.uint8))
+        workspace.place_frame(0, self._frame, np.zeros(self.config.sizes.slot_bytes, np.uint8))
         self._poller = zmq.Poller()
         for module in self.modules:
             self._in.append(channels.connect(zmq.SUB, channels.ipc_address(name, str(module))))
@@ -87,6 +69,7 @@ class DataConvert(Stage):
         self._out = channels.connect(zmq.PUSH, channels.ipc_address(name, "sync"))
 
     def _turn(self) -> None:
+        self._take_new_maps()
         ready = dict(self._poller.poll(int(TURN_S * 1000)))
         for source, handle in enumerate(self._in):
             if handle not in ready:
@@ -109,7 +92,7 @@ class DataConvert(Stage):
             self.counters["malformed"] += 1
             return
         reader = self._frame_ring(source)
-        if reader is None or not reader.copy(image_id, self._frame):
+        if reader is None or not reader.copy(image_id, self._frame, self._mask):
             self.counters["overwritten"] += 1
             return
         images = self._image_ring(source)
@@ -119,6 +102,8 @@ class DataConvert(Stage):
             return
         slot = images.slot(image_id)[: sizes.slot_bytes]
         self.counters["invalid_pixels"] += workspace.place_frame(source, self._frame, slot)
+        place = self._place_of(self._rows[source])
+        images.note_missing(image_id, place * self._mask.size, self._mask)
         fields["mark"], fields["epoch"] = HEADER_MARK, epoch
         if n_missing:
             self.counters["incomplete_frames"] += 1

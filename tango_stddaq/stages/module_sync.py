@@ -6,15 +6,14 @@ from typing import ClassVar
 import numpy as np
 import zmq
 
-from tango_stddaq.codecs import image_metadata
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES, HEADER_MARK
 from tango_stddaq.detectors.registry import detector_of
 from tango_stddaq.io import channels
 from tango_stddaq.io.ring import RingOwner
-from tango_stddaq.model import INVALID_IMAGE_ID, Frame, Image
-from tango_stddaq.processing.slots import NO_EPOCH
-from tango_stddaq.processing.synchronize import JoinedImage, Synchronizer
+from tango_stddaq.processing.metadata_template import MetadataTemplate
+from tango_stddaq.processing.packet_mask import full_mask, to_packets
+from tango_stddaq.processing.synchronize import MAX_FRAMES, Synchronizer
 from tango_stddaq.stages.base import TURN_S, Stage
 from tango_stddaq.stats import Counter
 
@@ -28,6 +27,11 @@ class ModuleSync(Stage):
     ----------
     idle_timeout_s
         After so long without a frame, incomplete images go on as they are.
+
+    Attributes
+    ----------
+    last_incomplete_id
+        Image id of the last image that went on with packets missing; -1 before the first.
     """
 
     name = "module-sync"
@@ -52,24 +56,38 @@ class ModuleSync(Stage):
         super().__init__(config)
         self.detector = detector_of(config)
         self.idle_timeout_s = idle_timeout_s
-        self._index_of = {module: i for i, module in enumerate(self.detector.modules)}
+        self.last_incomplete_id = -1
+        self._n_packets = self.detector.layout.packets_per_frame
+        self._mask_words = self.detector.layout.mask_words
+        self._last_mask = np.zeros(len(self.detector.modules) * self._mask_words, np.uint64)
         self._synchronizer = self._new_synchronizer()
+        self._template = MetadataTemplate(
+            config.sizes, self.detector.metadata, self.detector.frame_header
+        )
         self._ring: RingOwner | None = None
         self._in: zmq.Socket[bytes] | None = None
         self._out: zmq.Socket[bytes] | None = None
         self._last_frame_s = 0.0
-        self._last_id: int | None = None
+
+    @property
+    def last_missing_packets(self) -> np.ndarray:
+        """(n_modules, packets_per_frame) bool: what `last_incomplete_id` is missing."""
+        return to_packets(self._last_mask, len(self.detector.modules), self._n_packets)
 
     def _new_synchronizer(self) -> Synchronizer:
-        return Synchronizer(len(self.detector.modules), self.config.module_sync_queue_size)
+        return Synchronizer(self.detector.modules, self.config.module_sync_queue_size, self._n_packets)
 
     def _open(self) -> None:
         name, sizes = self.config.detector_name, self.config.sizes
         self._in = channels.bind(zmq.PULL, channels.ipc_address(name, "sync"))
         self._out = channels.bind(zmq.PUB, channels.ipc_address(name, "image"))
-        self._ring = RingOwner(self.config.segment("image"), sizes.n_slots, sizes.slot_bytes)
+        self._ring = RingOwner(
+            self.config.segment("image"), sizes.n_slots, sizes.slot_bytes, self._last_mask.size
+        )
         self._synchronizer = self._new_synchronizer()
-        self._last_id = None
+        # Compiled, or loaded, before the first frame needs it.
+        self._synchronizer.take(np.zeros(0, FRAME_HEADER))
+        self._publish(self._synchronizer.flush())
 
     def _turn(self) -> None:
         if self._in is None:
@@ -81,6 +99,8 @@ class ModuleSync(Stage):
                 self._synchronizer.idle()
             return
         self._last_frame_s = now
+        waiting: list[bytes] = []
+        n_bytes = 0
         for _ in range(_MAX_MESSAGES_PER_TURN):
             try:
                 data = self._in.recv(zmq.DONTWAIT)
@@ -89,79 +109,79 @@ class ModuleSync(Stage):
             if not data or len(data) % FRAME_HEADER_BYTES:
                 self.counters["malformed"] += 1
                 continue
-            self._take(data)
+            waiting.append(data)
+            n_bytes += len(data)
+            if n_bytes >= MAX_FRAMES * FRAME_HEADER_BYTES:
+                break
+        if waiting:
+            self._take(np.frombuffer(b"".join(waiting), FRAME_HEADER))
 
-    def _take(self, data: bytes) -> None:
-        headers = np.frombuffer(data, FRAME_HEADER)
-        for at, (image_id, n_missing, module, mark, epoch) in enumerate(headers.tolist()):
-            self.counters["frames"] += 1
-            index = self._index_of.get(module)
-            if index is None or image_id == INVALID_IMAGE_ID:
-                self.counters["foreign"] += 1
-                continue
-            if mark != HEADER_MARK and self._ring is not None:
-                self._ring.keep()  # an existing program writes into it, and outlives us
-            start = at * FRAME_HEADER_BYTES
-            frame = Frame(
-                image_id,
-                index,
-                min(n_missing, self.detector.layout.packets_per_frame),
-                epoch if mark == HEADER_MARK else NO_EPOCH,
-                data[start : start + FRAME_HEADER_BYTES],
-            )
-            self._publish(self._synchronizer.add(frame))
+    def _take(self, headers: np.ndarray) -> None:
+        self.counters["frames"] += headers.size
+        is_foreign = headers["mark"] != HEADER_MARK
+        if is_foreign.any() and self._ring is not None:
+            self._ring.keep()  # an existing program writes into it, and outlives us
+            self._forget_masks(self._ring, headers[is_foreign])
+        for first in range(0, headers.size, MAX_FRAMES):
+            self._publish(self._synchronizer.take(headers[first : first + MAX_FRAMES]))
 
-    def _publish(self, joined: list[JoinedImage]) -> None:
-        ring, out, sizes = self._ring, self._out, self.config.sizes
+    def _forget_masks(self, ring: RingOwner, headers: np.ndarray) -> None:
+        """Clear the masks of frames of existing programs: they only say how many packets are missing."""
+        nothing = np.zeros(self._mask_words, np.uint64)
+        for image_id, module in zip(headers["image_id"].tolist(), headers["module_id"], strict=True):
+            if module in self.detector.modules:
+                first = self.detector.modules.index(module) * self._mask_words
+                ring.note_missing(image_id, first, nothing)
+
+    def _publish(self, joined: np.ndarray) -> None:
+        ring, out = self._ring, self._out
         if ring is None or out is None:
             return
-        packets_per_frame = self.detector.layout.packets_per_frame
-        for one in joined:
-            is_there = not ring.is_reused(one.image_id)
-            if is_there:
-                for module_index in one.missing_modules:
-                    self._fill(ring, one.image_id, module_index)
-                is_there = ring.publish(one.image_id)
-            n_missing = one.n_missing_packets + len(one.missing_modules) * packets_per_frame
-            image = Image(
-                one.image_id,
-                sizes.height,
-                sizes.width,
-                sizes.slot_bytes,
-                sizes.dtype,
-                one.status,
-                detector=self.detector.metadata(one.header) if one.header else None,
-                n_missing_packets=n_missing,
-                n_missing_modules=len(one.missing_modules),
-            )
-            out.send(image_metadata.encode(image))
-            self.counters["images"] += 1
-            # One bin for each; consumers find out by themselves that a slot is taken.
-            bin_name = "overwritten" if not is_there else "incomplete" if n_missing else "complete"
-            self.counters[bin_name] += 1
-            self.counters["missing_modules"] += len(one.missing_modules)
-            if self._last_id is not None and one.image_id > self._last_id + 1:
-                self.counters["skipped_ids"] += one.image_id - self._last_id - 1
-            self._last_id = one.image_id
+        ids, n_missing_modules = joined["image_id"].copy(), joined["n_missing_modules"].copy()
+        for at in np.flatnonzero(n_missing_modules).tolist():
+            if not ring.is_reused(int(ids[at])):
+                for module in self._synchronizer.missing_modules(at):
+                    self._fill(ring, int(ids[at]), module)
+        is_there = ring.publish_all(ids)
+        n_missing = joined["n_missing_packets"] + n_missing_modules * self._n_packets
+        for message in self._template.encode(ids, n_missing, n_missing_modules, joined["header"]):
+            out.send(message)
+        # One bin for each; consumers find out by themselves that a slot is taken.
+        is_incomplete = (n_missing > 0) & is_there
+        n_incomplete, n_there = int(is_incomplete.sum()), int(is_there.sum())
+        counters = self.counters
+        counters["images"] += ids.size
+        counters["overwritten"] += ids.size - n_there
+        counters["incomplete"] += n_incomplete
+        counters["complete"] += n_there - n_incomplete
+        counters["missing_modules"] += int(n_missing_modules.sum())
+        if n_incomplete:
+            self._note_incomplete(ring, int(ids[np.flatnonzero(is_incomplete)[-1]]))
+
+    def _note_incomplete(self, ring: RingOwner, image_id: int) -> None:
+        mask = ring.missing_packets(image_id)
+        if mask is not None:
+            self._last_mask = mask.copy()
+        self.last_incomplete_id = image_id
 
     def _fill(self, ring: RingOwner, image_id: int, module_index: int) -> None:
         """Clear the pixels of a module that never came: an older image lies there."""
-        placement = self.detector.placement
-        slot = ring.slot(image_id)
-        starts = placement.offsets[module_index].reshape(-1, 1)
-        slot[starts + np.arange(placement.piece_bytes)] = placement.fill_byte
+        self.detector.placement.fill(ring.slot(image_id), module_index)
+        ring.note_missing(image_id, module_index * self._mask_words, full_mask(self._n_packets))
 
     def _tick(self) -> None:
         synchronizer = self._synchronizer
         self.counters["late"] = synchronizer.n_late
         self.counters["duplicate"] = synchronizer.n_duplicate
+        self.counters["foreign"] = synchronizer.n_foreign
         self.counters["restarts"] = synchronizer.n_restarts
+        self.counters["skipped_ids"] = synchronizer.n_skipped
         self.counters["queue"] = synchronizer.n_waiting
 
     def _reset(self) -> None:
         self._publish(self._synchronizer.flush())
-        synchronizer = self._synchronizer
-        synchronizer.n_late = synchronizer.n_duplicate = synchronizer.n_restarts = 0
+        self._synchronizer.reset_counts()
+        self.last_incomplete_id = -1
 
     def _close(self) -> None:
         try:

@@ -15,14 +15,14 @@ import numpy as np
 import zmq
 
 from tango_stddaq.config import MIN_SLOTS, DaqConfig
-from tango_stddaq.detectors.layout import PixelFormat, Placement
-from tango_stddaq.detectors.registry import detector_of
+from tango_stddaq.detectors.layout import Placement
 from tango_stddaq.errors import ConfigError
-from tango_stddaq.io import channels, gain_maps
+from tango_stddaq.io import channels
 from tango_stddaq.io.ring import RingOwner, RingWriter
 from tango_stddaq.io.udp import WANTED_BUFFER_BYTES, PacketLoop, UdpSocket
 from tango_stddaq.processing.assembly import Workspace
-from tango_stddaq.stages.base import TURN_S, Stage
+from tango_stddaq.stages.base import TURN_S
+from tango_stddaq.stages.converting import ConvertingStage
 from tango_stddaq.stats import Counter
 
 
@@ -33,17 +33,15 @@ class ReceiveMode(StrEnum):
     FRAMES = "frames"
 
 
-class UdpReceiver(Stage):
+class UdpReceiver(ConvertingStage):
     """Receives the modules given.
 
     Parameters
     ----------
-    modules
-        Their numbers; None for all that make up an image.
+    modules, gains_file, pedestals_file
+        See `ConvertingStage`.
     mode
         See the module's description.
-    gains_file, pedestals_file
-        HDF5 files with the maps of a Jungfrau whose pixels are converted; see `io/gain_maps.py`.
     frame_timeout_s
         After so long without a packet a frame under way is finished as incomplete.
 
@@ -54,7 +52,6 @@ class UdpReceiver(Stage):
     """
 
     name = "udp-recv"
-    label_tag = "module"
     main_counter = "frames"
     counters_spec: ClassVar[tuple[Counter, ...]] = (
         Counter("packets", "packets", "Packets received, good or not."),
@@ -87,44 +84,34 @@ class UdpReceiver(Stage):
         gains_file: str = "",
         pedestals_file: str = "",
     ) -> None:
-        self.detector = detector_of(config)
-        self.modules = self.detector.select(modules)
-        super().__init__(config, label if label is not None else module_label(self.modules))
+        super().__init__(config, modules, label, gains_file, pedestals_file)
         self.mode = mode
         self.frame_timeout_s = frame_timeout_s
         self.buffer_bytes = 0
-        self._gains_file, self._pedestals_file = gains_file, pedestals_file
-        self._rows = [self.detector.connections.index(module) for module in self.modules]
         self.missing_per_module = np.zeros(len(self.modules), np.int64)
         self._sockets: list[UdpSocket] = []
         self._owned: list[RingOwner] = []
         self._ring: RingWriter | None = None
         self._out: list[zmq.Socket[bytes]] = []
-        self._workspace: Workspace | None = None
         self._loop: PacketLoop | None = None
         self._drops_before = 0
         self._last_packet_s = 0.0
 
     def _open(self) -> None:
         layout, sizes = self.detector.layout, self.config.sizes
-        maps = None
-        if self.mode is ReceiveMode.DIRECT:
-            placement = self.detector.placement.take(self._rows)
-            if placement.format is PixelFormat.GAIN:
-                maps = gain_maps.load(self._gains_file, self._pedestals_file, self.modules)
-        else:
-            placement = Placement.contiguous(len(self.modules), layout)
-        workspace = self._workspace = Workspace.of(layout, placement, maps=maps)
+        workspace = self._new_workspace(
+            self._image_placement()
+            if self.mode is ReceiveMode.DIRECT
+            else Placement.contiguous(len(self.modules), layout)
+        )
         for module in self.modules:
             self._sockets.append(UdpSocket.bind(self.config.start_udp_port + module))
         name = self.config.detector_name
         if self.mode is ReceiveMode.FRAMES:
             for source, module in enumerate(self.modules):
-                ring = RingOwner(f"{name}-{module}", MIN_SLOTS, layout.frame_bytes)
+                ring = RingOwner(f"{name}-{module}", MIN_SLOTS, layout.frame_bytes, layout.mask_words)
                 self._owned.append(ring)
-                workspace.set_ring(
-                    source, ring.base_address, ring.slot_bytes, ring.n_slots, ring.index_address
-                )
+                self._use_ring(workspace, source, ring, 0)
                 self._out.append(channels.bind(zmq.PUB, channels.ipc_address(name, str(module))))
         else:
             self._out.append(channels.connect(zmq.PUSH, channels.ipc_address(name, "sync")))
@@ -145,6 +132,7 @@ class UdpReceiver(Stage):
         workspace, loop = self._workspace, self._loop
         if workspace is None or loop is None:
             return
+        self._take_new_maps()
         if self.mode is ReceiveMode.DIRECT and (self._ring is None or self._ring.retired):
             self._wait_for_ring()
             return
@@ -197,13 +185,26 @@ class UdpReceiver(Stage):
         if workspace is None:
             ring.close()
             return False
-        for source in range(len(self.modules)):
-            workspace.set_ring(
-                source, ring.base_address, ring.slot_bytes, ring.n_slots, ring.index_address
-            )
+        for source, row in enumerate(self._rows):
+            self._use_ring(workspace, source, ring, self._place_of(row))
         workspace.forget()
         self._ring = ring
         return True
+
+    def _use_ring(
+        self, workspace: Workspace, source: int, ring: RingOwner | RingWriter, place: int
+    ) -> None:
+        """Lay the frames of a source there; `place`: of its module among those that share a slot."""
+        masks, words = ring.masks_address, self.detector.layout.mask_words
+        workspace.set_ring(
+            source,
+            ring.base_address,
+            ring.slot_bytes,
+            ring.n_slots,
+            ring.index_address,
+            masks + place * words * 8 if masks else 0,
+            ring.mask_words * 8,
+        )
 
     def _wait_for_ring(self) -> None:
         if self._ring is not None:
@@ -262,15 +263,6 @@ class UdpReceiver(Stage):
             self._ring.close()
         self._sockets, self._out, self._owned, self._ring = [], [], [], None
         self._workspace = None
-
-
-def module_label(modules: Sequence[int]) -> str:
-    """Return a short name for a set of modules: `0-3`, `7`, `0,2,5`."""
-    if len(modules) == 1:
-        return str(modules[0])
-    if list(modules) == list(range(modules[0], modules[-1] + 1)):
-        return f"{modules[0]}-{modules[-1]}"
-    return ",".join(str(module) for module in modules)
 
 
 def parse_modules(text: str) -> tuple[int, ...] | None:

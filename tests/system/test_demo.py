@@ -127,3 +127,40 @@ def test_up_serves_a_plain_tango_client_until_it_is_interrupted(
         assert code == 0, program.output
         assert "Traceback" not in program.output
     assert not left_behind(detector_name)
+
+
+SIMULATOR_CLIENT = """
+import sys, time, tango
+host, name, output = sys.argv[1:]
+daq = tango.DeviceProxy(f"tango://{host}/{name}/stddaq/facade")
+simulator = tango.DeviceProxy(f"tango://{host}/{name}/stddaq/simulator")
+assert simulator.state() == tango.DevState.STANDBY
+daq.outputPath, daq.filePrefix, daq.imageCount = output, "run_", 10
+daq.Start()
+simulator.Start()
+while daq.acquiring:
+    time.sleep(0.05)
+simulator.Stop()
+print(daq.imagesComplete, daq.imagesLost)
+"""
+
+
+def test_up_with_a_simulator_needs_no_detector(detector_name: str, tmp_path: Path) -> None:
+    path = save(eiger_config(detector_name), tmp_path / "config.json")
+    arguments = ["up", path, "--simulate", "--log-dir", tmp_path / "logs"]
+    with running(tmp_path / "log", *arguments) as program:
+        program.wait_for("Ctrl-C ends it")
+        device = f"{detector_name}/stddaq/simulator"
+        line = next(line for line in program.output.splitlines() if line.startswith(device))
+        assert line.split() == [device, "StdDaqSimulator", "STANDBY"]
+        assert f"DeviceProxy('{device}').Start()" in program.output
+        host = re.search(r"TANGO_HOST=(\S+)", program.output)
+        assert host is not None
+        client = subprocess.run(
+            [sys.executable, "-c", SIMULATOR_CLIENT, host[1], detector_name, str(tmp_path)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert client.stdout.split() == ["10", "0"], client.stderr
+        code, _ = program.end(signal.SIGINT, 40)
+        assert code == 0, program.output
+    assert not left_behind(detector_name)

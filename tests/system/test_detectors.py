@@ -1,6 +1,7 @@
 """Every UDP detector: simulated packets over real sockets, to the file, each pixel against the truth."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tango_stddaq import config as config_module
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.control.plan import plan
 from tango_stddaq.detectors import jungfrau
+from tango_stddaq.errors import ConfigError
 from tango_stddaq.io.preflight import Request
 from tango_stddaq.sim.detector import SimulatedDetector
 from tango_stddaq.sim.faults import Faults
@@ -60,10 +62,10 @@ def chain(config: DaqConfig, gains_file: str = "") -> Iterator[tuple[WriterDrive
 
 
 def acquire(
-    config: DaqConfig, directory: Path, faults: Faults, gains_file: str = ""
+    config: DaqConfig, directory: Path, faults: Faults
 ) -> tuple[dict[int, np.ndarray], list[int], int]:
     """Return the images in the file, the incomplete ids of the ledger, and the missing packets."""
-    with chain(config, gains_file) as (driver, receiver):
+    with chain(config) as (driver, receiver):
         driver.begin(Request(str(directory), "run_", N_IMAGES))
         SimulatedDetector(config).run(N_IMAGES, 40, faults=faults)
         assert driver.wait_until_idle(20), driver.status
@@ -136,17 +138,23 @@ def test_every_pixel_is_right_or_its_image_is_marked(
         assert not image[differs].any()  # lost pixels read 0, nothing else changed
 
 
-def test_jungfrau_pixels_become_energies(detector_name: str, tmp_path: Path) -> None:
-    rng = np.random.default_rng(3)
+def write_gain_maps(path: Path, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Write gains and pedestals, each (3, 512, 1024) float32; returns them."""
+    rng = np.random.default_rng(seed)
     shape = (3, jungfrau.HEIGHT, jungfrau.WIDTH)
     gains = rng.uniform(0.5, 2, shape).astype(np.float32)
     pedestals = rng.uniform(0, 100, shape).astype(np.float32)
-    maps = tmp_path / "maps.h5"
-    with h5py.File(maps, "w") as file:
+    with h5py.File(path, "w") as file:
         file["gains"], file["pedestals"] = gains, pedestals
-    config = config_of(detector_name, "jungfrau-converted", 512, 1024, 1)
+    return gains, pedestals
+
+
+def test_jungfrau_pixels_become_energies(detector_name: str, tmp_path: Path) -> None:
+    maps = tmp_path / "maps.h5"
+    gains, pedestals = write_gain_maps(maps, 3)
+    config = config_of(detector_name, "jungfrau-converted", 512, 1024, 1, gains_file=str(maps))
     faults = Faults(500)
-    images, incomplete, _ = acquire(config, tmp_path, faults, str(maps))
+    images, incomplete, _ = acquire(config, tmp_path, faults)
     raw = SimulatedDetector(config).raw
     assert sorted(images) == list(range(1, N_IMAGES + 1))
     assert incomplete == sorted({image_id for image_id, _, _ in faults.dropped})
@@ -155,6 +163,42 @@ def test_jungfrau_pixels_become_energies(detector_name: str, tmp_path: Path) -> 
         lost = np.isnan(image)
         assert lost.any() == (image_id in incomplete)
         assert np.array_equal(image[~lost], expected[~lost])
+
+
+@pytest.mark.expects_errors
+def test_gain_maps_are_changed_while_images_come(detector_name: str, tmp_path: Path) -> None:
+    files = [tmp_path / "first.h5", tmp_path / "second.h5"]
+    maps = [write_gain_maps(path, seed) for seed, path in enumerate(files)]
+    config = config_of(detector_name, "jungfrau-converted", 512, 1024, 1)
+    with chain(config, str(files[0])) as (driver, receiver):
+        driver.begin(Request(str(tmp_path), "run_", 2 * N_IMAGES))
+        simulator = SimulatedDetector(config)
+        simulator.run(N_IMAGES, 40)
+        wait_for(lambda: receiver.counters["frames"] == N_IMAGES)
+        with pytest.raises(ConfigError, match=r"nothing\.h5"):
+            receiver.load_gain_maps(str(tmp_path / "nothing.h5"))
+        receiver.load_gain_maps(str(files[1]))
+        simulator.run(N_IMAGES, 40, first_id=N_IMAGES + 1)
+        assert driver.wait_until_idle(20), driver.status
+        assert (driver.ledger.complete, driver.ledger.lost) == (2 * N_IMAGES, 0)
+        with h5py.File(driver.last_master) as file:
+            for at, image in enumerate(file["entry/data/data"]):
+                gains, pedestals = maps[at // N_IMAGES]
+                raw = simulator.raw(at + 1).astype(np.float32)
+                assert np.array_equal(image, (raw - pedestals[0]) * gains[0])
+
+
+def test_gain_maps_are_refused_where_nothing_is_converted(detector_name: str) -> None:
+    receiver = UdpReceiver(config_of(detector_name, "jungfrau-raw", 512, 1024, 1))
+    with pytest.raises(ConfigError, match="jungfrau-raw is not converted"):
+        receiver.load_gain_maps("maps.h5")
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def eiger_9m_positions() -> dict[str, list[int]]:

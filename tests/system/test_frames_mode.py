@@ -22,6 +22,7 @@ from tango_stddaq.stages.module_sync import ModuleSync
 from tango_stddaq.stages.udp_receiver import ReceiveMode, UdpReceiver
 from tango_stddaq.stages.writer_driver import WriterDriver
 from tests.conftest import EIGER_POSITIONS
+from tests.system.masks import check_masks
 from tests.system.test_detectors import config_of
 
 pytestmark = pytest.mark.system
@@ -76,6 +77,7 @@ def test_both_halves_together_give_the_same_images(
         driver.begin(Request(str(tmp_path), "run_", N_IMAGES, start_id=first_id))
         simulator.run(N_IMAGES, 20, first_id=first_id, faults=faults)
         assert driver.wait_until_idle(20), driver.status
+        check_masks(config, range(first_id, first_id + N_IMAGES), faults)
         damaged = sorted({image_id for image_id, _, _ in faults.dropped})
         assert (driver.ledger.expected, driver.ledger.lost) == (N_IMAGES, 0)
         assert list(driver.ledger.incomplete_ids) == damaged

@@ -15,6 +15,8 @@ from tango_stddaq.errors import ConfigError
 from tango_stddaq.model import EigerMetadata
 from tests.conftest import EIGER_POSITIONS
 
+from .announced import announced
+
 
 def config(**changes: Any) -> DaqConfig:
     data = {
@@ -138,6 +140,6 @@ def test_the_frame_header_byte_for_byte() -> None:
         b"\x02\x01" + bytes(6) + b"\x03" + bytes(7) + b"\x02\0" + b"\x20\0"
         + b"\x21\x22" + b"\x11\x12" + b"\x04\x03\x02\x01" + bytes(32) + b"\x0c\xda\x07\0"
     )  # fmt: skip
-    assert detector.metadata(headers.tobytes()) == EigerMetadata(exptime=0x01020304)
+    assert announced(detector, headers.tobytes()) == EigerMetadata(exptime=0x01020304)
     # What an existing program leaves in the padding means nothing.
-    assert detector.metadata(headers.tobytes()[:60] + bytes(4)) == EigerMetadata(exptime=0)
+    assert announced(detector, headers.tobytes()[:60] + bytes(4)) == EigerMetadata(exptime=0)

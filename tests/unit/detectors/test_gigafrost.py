@@ -16,6 +16,8 @@ from tango_stddaq.model import GigafrostMetadata
 from tango_stddaq.processing.assembly import Workspace
 from tests.unit.processing.kernel import receive
 
+from .announced import announced
+
 WIDTHS = st.integers(1, 84).map(lambda n: 24 * n)
 HEIGHTS = st.integers(1, 504).map(lambda n: 4 * n)
 
@@ -145,9 +147,20 @@ def test_what_a_packet_says_reaches_the_image() -> None:
     receive(workspace, 9, [p[:n].tobytes() for p, n in zip(packets, sizes, strict=True)], 8)
     frame = detector.frame_headers(workspace.take_events())
     assert (frame["module_id"], frame["quadrant_id"], frame["link_id"]) == (1, 0, 1)
-    assert detector.metadata(frame.tobytes()) == GigafrostMetadata(5, 6, 7, 123, 77, store_image=False)
+    assert announced(detector, frame.tobytes()) == GigafrostMetadata(5, 6, 7, 123, 77, store_image=False)
 
 
 def test_twelve_bits_are_packed_little_endian() -> None:
     packed = gigafrost.pack_12(np.array([0xABC, 0xDEF], np.uint16))
     assert packed.tolist() == [0xBC, 0xFA, 0xDE]
+
+
+@pytest.mark.parametrize(("height", "width"), [(2016, 2016), (280, 528), (400, 600), (4, 24)])
+def test_a_module_is_filled_without_touching_another(height: int, width: int) -> None:
+    placement = gigafrost.detector(config_of(height, width, 8)).placement
+    times = np.zeros((height, width), np.uint16)
+    for row in range(8):
+        slot = np.ones(height * width * 2, np.uint8)
+        placement.fill(slot, row)
+        times += slot.view(np.uint16).reshape(height, width) == 0
+    assert (times == 1).all()

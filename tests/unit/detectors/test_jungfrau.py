@@ -14,6 +14,8 @@ from tango_stddaq.model import JungfrauMetadata
 from tango_stddaq.processing.assembly import Workspace
 from tests.unit.processing.kernel import receive
 
+from .announced import announced
+
 HEADER_BYTES = sls.HEADER.itemsize
 
 
@@ -64,7 +66,7 @@ def test_the_bunch_id_is_the_image_id_whatever_its_step() -> None:
     assert module.workspace.totals()["skipped_ids"] == 0  # frame numbers have no gap
     header = module.detector.frame_headers(events)
     assert header["frame_index"].tolist() == [50, 51, 52, 53]
-    assert module.detector.metadata(header[:1].tobytes()) == JungfrauMetadata(daq_rec=99)
+    assert announced(module.detector, header[:1].tobytes()) == JungfrauMetadata(daq_rec=99)
 
 
 def test_frames_of_one_bunch_id_are_told_apart_by_their_number() -> None:

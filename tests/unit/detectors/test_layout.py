@@ -50,6 +50,7 @@ def test_finished_frames_become_frame_headers() -> None:
     detector = Detector(
         LAYOUT, (2, 5), Placement.contiguous(2, LAYOUT), own, fill,
         metadata=lambda _: None, packets=lambda image, _id, _module: image,
+        stamp=lambda _headers, _ids: None,
     )  # fmt: skip
     events = np.zeros(3, EVENT)
     events["image_id"], events["n_missing_packets"], events["source"] = [7, 7, 8], [0, 3, 0], [1, 0, 1]

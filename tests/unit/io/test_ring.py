@@ -132,7 +132,7 @@ def test_index_says_which_image_a_slot_holds(name: str, owner: RingOwner) -> Non
     assert raw.size == 4096 + N_SLOTS * 32
     header = raw[:4096].view(INDEX_HEADER)[0]
     entries = raw[4096:].view(INDEX_ENTRY)
-    assert header["magic"].tobytes() == b"STDQIDX1"
+    assert header["magic"].tobytes() == b"STDQIDX2"
     assert (header["n_slots"], header["slot_bytes"], header["owner_pid"]) == (10, 1000, os.getpid())
     assert header["head"] == 1 << 48 | 13
     assert (entries["image_id"][3], entries["generation"][3]) == (13, 2)
@@ -426,3 +426,43 @@ def test_closing_gives_descriptors_back(name: str) -> None:
 
 def test_room_is_not_more_than_the_machine_has() -> None:
     assert 0 < segment.room_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+# -- masks of missing packets
+
+
+def test_masks_lie_behind_the_entries_and_readers_get_them_with_the_pixels(name: str) -> None:
+    words = np.array([1, 2, 3], np.uint64)
+    with RingOwner(name, N_SLOTS, SLOT_BYTES, mask_words=5) as owner:
+        with RingWriter.attach(name, N_SLOTS, SLOT_BYTES) as writer:
+            writer.note_missing(3, 1, words)
+            assert writer.masks_address
+            assert writer.mask_words == 5
+        store(owner, 3)
+        raw = np.fromfile(SHM / f"{name}.index", np.uint8)
+        assert raw.size == 4096 + N_SLOTS * (32 + 5 * 8)
+        stored = raw[4096 + N_SLOTS * 32 :].view(np.uint64).reshape(N_SLOTS, 5)
+        assert stored[3].tolist() == [0, 1, 2, 3, 0]
+        with RingReader.attach(name, N_SLOTS, SLOT_BYTES) as reader:
+            mask = np.zeros(5, np.uint64)
+            assert reader.copy(3, np.empty(SLOT_BYTES, np.uint8), mask)
+            assert mask.tolist() == [0, 1, 2, 3, 0]
+
+
+def test_a_ring_without_masks_has_none(name: str, owner: RingOwner) -> None:
+    owner.note_missing(3, 0, np.ones(2, np.uint64))
+    store(owner, 3)
+    mask = np.ones(2, np.uint64)
+    with RingReader.attach(name, N_SLOTS, SLOT_BYTES) as reader:
+        assert reader.missing_packets(3) is None
+        assert reader.copy(3, np.empty(SLOT_BYTES, np.uint8), mask)
+    assert not mask.any()
+
+
+def test_masks_of_an_owner_that_was_killed_are_cleared(name: str) -> None:
+    with living_owner(name) as process:
+        kill(process)
+    with RingOwner(name, N_SLOTS, SLOT_BYTES, mask_words=4) as owner:
+        mask = owner.missing_packets(1)
+        assert mask is not None
+        assert not mask.any()

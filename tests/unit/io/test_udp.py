@@ -9,7 +9,7 @@ import pytest
 
 from tango_stddaq.errors import ReceiverError
 from tango_stddaq.io.udp import PacketLoop, UdpSocket
-from tango_stddaq.processing.assembly import Workspace
+from tango_stddaq.processing.assembly import MAX_FINISHED_PER_MESSAGE, Workspace
 
 from ...conftest import free_udp_ports
 from ..processing.kernel import (
@@ -116,7 +116,7 @@ def test_nothing_sent_is_a_turn_of_0(ports: list[UdpSocket], workspace: Workspac
 def test_packets_wait_in_the_kernel_while_finished_frames_are_not_taken(
     ports: list[UdpSocket], ring: GuardedRing, sender: socket.socket
 ) -> None:
-    workspace = Workspace.of(LAYOUT, PLACEMENT, batch=2, max_events=7)
+    workspace = Workspace.of(LAYOUT, PLACEMENT, batch=2, max_events=2 * MAX_FINISHED_PER_MESSAGE + 3)
     ring.attach(workspace)
     loop = PacketLoop(workspace, ports)
     for image_id in range(30):

@@ -15,6 +15,8 @@ GUARD = 4096
 GUARD_BYTE = 0xA5
 STALE = 0xEE
 MSG_TRUNC = 0x20
+SOL_UDP, UDP_GRO = 17, 104
+MAX_MESSAGE = 65_507
 UNTOUCHED = -1
 
 
@@ -31,26 +33,54 @@ def payload_of(image_id: int, packet: int, source: int, n_bytes: int) -> np.ndar
     return rng.integers(1, STALE, n_bytes, dtype=np.uint8)
 
 
-def receive(workspace: Workspace, source: int, datagrams: Sequence[bytes], batch: int) -> None:
-    """Receive datagrams in calls of at most `batch`."""
-    for first in range(0, len(datagrams), batch):
-        workspace.arm(source, batch)
-        now = datagrams[first : first + batch]
-        lay(workspace, now)
-        workspace.account(source, len(now))
+def receive(
+    workspace: Workspace, source: int, datagrams: Sequence[bytes], batch: int, bundle: int = 1
+) -> None:
+    """Receive datagrams in calls of at most `batch`, in bundles of up to `bundle` of equal size."""
+    waiting = bundles(datagrams, bundle)
+    while waiting:
+        n = min(workspace.arm(source, min(batch, len(workspace.messages))), len(waiting))
+        lay(workspace, waiting[:n])
+        workspace.account(source, n)
+        del waiting[:n]
 
 
-def lay(workspace: Workspace, datagrams: Sequence[bytes]) -> None:
-    """Scatter one call's datagrams over the I/O vectors, never beyond a vector's length."""
-    room = int(workspace.iov[0, :, 1].sum())
-    for i, data in enumerate(datagrams):
-        at = 0
-        for address, length in workspace.iov[i].tolist():
+def bundles(datagrams: Sequence[bytes], most: int) -> list[list[bytes]]:
+    """Put datagrams that follow one another together as UDP_GRO does: only the last may be shorter."""
+    found: list[list[bytes]] = []
+    for data in datagrams:
+        last = found[-1] if found else []
+        fits = (
+            0 < len(last) < most
+            and len(last[-1]) == len(last[0])
+            and 0 < len(data) <= len(last[0])
+            and sum(map(len, last)) + len(data) <= MAX_MESSAGE
+        )
+        if fits:
+            last.append(data)
+        else:
+            found.append([data])
+    return found
+
+
+def lay(workspace: Workspace, messages: Sequence[Sequence[bytes]]) -> None:
+    """Scatter the messages of a call over their I/O vectors, never beyond a vector's length."""
+    for i, datagrams in enumerate(messages):
+        data = b"".join(datagrams)
+        address, n_vectors = workspace.messages[i, 2:4].tolist()
+        vectors = np.ctypeslib.as_array((ctypes.c_uint64 * (2 * n_vectors)).from_address(address))
+        room, at = int(vectors[1::2].sum()), 0
+        for place, length in vectors.reshape(-1, 2).tolist():
             part = data[at : at + length]
-            ctypes.memmove(address, part, len(part))
+            ctypes.memmove(place, part, len(part))
             at += len(part)
         workspace.messages[i, 7] = min(len(data), room)
         workspace.messages[i, 6] = MSG_TRUNC if len(data) > room else 0
+        workspace.messages[i, 5] = 0
+        if len(datagrams) > 1:
+            workspace.messages[i, 5] = 24
+            control = np.array([20, 0, SOL_UDP, UDP_GRO, len(datagrams[0])], np.uint32)
+            ctypes.memmove(int(workspace.messages[i, 4]), control.ctypes.data, control.nbytes)
 
 
 class GuardedRing:

@@ -103,6 +103,8 @@ def stream(
 
 
 RATES = st.sampled_from([0.0, 0.02, 0.3])
+BUNDLES = st.sampled_from([1, 2, 7, 128])
+"""Datagrams that the kernel hands over in one message."""
 
 
 @settings(deadline=None, max_examples=120)
@@ -115,6 +117,7 @@ RATES = st.sampled_from([0.0, 0.02, 0.3])
     repeat=RATES,
     reach=st.sampled_from([0.0, 0.5, 1.5, 20.0]),
     indexed=st.booleans(),
+    bundle=BUNDLES,
 )
 def test_every_packet_lands_in_its_place_or_in_one_bin(
     first_id: int,
@@ -125,6 +128,7 @@ def test_every_packet_lands_in_its_place_or_in_one_bin(
     repeat: float,
     reach: float,
     indexed: bool,
+    bundle: int,
 ) -> None:
     if indexed:
         reach = min(reach, 1.5)  # a restart of one source alone leaves the other behind
@@ -138,11 +142,10 @@ def test_every_packet_lands_in_its_place_or_in_one_bin(
     for source, batch in enumerate(batches):
         arriving = stream(first_id, seed + source, n_packets, n_frames, loss, repeat, reach * n_packets)
         sent += len(arriving)
-        for first in range(0, len(arriving), batch):
-            now = arriving[first : first + batch]
-            receive(workspace, source, [receiver.packet(*one, source) for one in now], batch)
-            for one in now:
-                expected[source].take(*one)
+        packets = [receiver.packet(*one, source) for one in arriving]
+        receive(workspace, source, packets, batch, bundle)
+        for one in arriving:
+            expected[source].take(*one)
     receiver.flush()
     for one in expected:
         one.finish_all()
@@ -196,15 +199,16 @@ HEADER_FAULTS = ("packet number", "largest packet number", "frame number", "larg
         st.tuples(st.integers(0, 40), st.sampled_from(SIZE_FAULTS + HEADER_FAULTS)), max_size=30
     ),
     batch=st.integers(1, 64),
+    bundle=BUNDLES,
 )
 def test_malformed_packets_are_counted_and_never_placed(
-    faults: list[tuple[int, str]], batch: int
+    faults: list[tuple[int, str]], batch: int, bundle: int
 ) -> None:
     receiver = Receiver(n_packets=5)
     sent = [receiver.packet(image_id, packet) for image_id in range(3, 11) for packet in range(5)]
     for at, kind in sorted(faults, reverse=True):
         sent.insert(at, spoil(kind, receiver.packet(3 + at // 5, at % 5), 5))
-    receive(receiver.workspace, 0, sent, batch)
+    receive(receiver.workspace, 0, sent, batch, bundle)
     receiver.flush()
     assert receiver.events() == [(image_id, 0) for image_id in range(3, 11)]
     for image_id in range(3, 11):
@@ -237,9 +241,11 @@ def test_malformed_packets_alone_begin_no_frame() -> None:
 
 @pytest.mark.parametrize("bit_depth", [16, 32])
 @settings(deadline=None, max_examples=12)
-@given(seed=st.integers(0, 2**32), batches=st.tuples(*[st.integers(1, 64)] * 4), loss=RATES)
+@given(
+    seed=st.integers(0, 2**32), batches=st.tuples(*[st.integers(1, 64)] * 4), loss=RATES, bundle=BUNDLES
+)
 def test_eiger_images_are_exact_with_flipped_modules_gaps_and_losses(
-    bit_depth: int, seed: int, batches: tuple[int, ...], loss: float
+    bit_depth: int, seed: int, batches: tuple[int, ...], loss: float, bundle: int
 ) -> None:
     config = eiger_config("assembly", bit_depth=bit_depth)
     detector, sizes = detector_of(config), config.sizes
@@ -263,7 +269,7 @@ def test_eiger_images_are_exact_with_flipped_modules_gaps_and_losses(
             lost[image_id, source] = n_packets - keep.sum()
             copy_packets(config.module_positions[str(module)], image, wanted[image_id], keep)
             arriving += [packet.tobytes() for packet in packets[rng.permutation(np.flatnonzero(keep))]]
-        receive(workspace, source, arriving, batches[source])
+        receive(workspace, source, arriving, batches[source], bundle)
         workspace.flush(source)
     for image_id, image in enumerate(wanted):
         found = ring.slots[image_id].view(dtype).reshape(sizes.shape)
@@ -361,8 +367,8 @@ def test_frames_that_share_a_slot_do_not_wipe_each_other() -> None:
 def test_prediction_never_goes_round_a_small_ring() -> None:
     receiver = Receiver(n_packets=1, n_slots=4)
     receiver.send_frame(0)
-    receiver.workspace.arm(0, 64)
-    ahead = receiver.workspace.armed[:64, 0]
+    receiver.workspace.arm(0, 32)
+    ahead = receiver.workspace.armed[:32, 0]
     assert set(ahead.tolist()) <= {-1, 1, 2, 3}
     receiver.send(1, 0)
     receiver.expect_frame(0, {0})
@@ -611,5 +617,5 @@ def test_placement_of_another_packet_count_is_refused() -> None:
 def test_lay_respects_the_vectors() -> None:
     receiver = Receiver()
     receiver.workspace.arm(0, 1)
-    lay(receiver.workspace, [b"\x01" * 500])
-    assert receiver.workspace.messages[0, 7] == 48 + PAYLOAD
+    lay(receiver.workspace, [[b"\x01" * 70_000]])
+    assert receiver.workspace.messages[0, 7] == 48 + PAYLOAD + 65_536

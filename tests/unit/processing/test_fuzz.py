@@ -48,7 +48,7 @@ def test_damaged_packets_never_reach_beyond_the_ring(name: str) -> None:
                 data += rng.bytes(int(rng.integers(1, 600)))
             datagrams.append(bytes(data))
         rng.shuffle(datagrams)
-        receive(workspace, source, datagrams, int(rng.integers(1, 65)))
+        receive(workspace, source, datagrams, int(rng.integers(1, 65)), int(rng.choice([1, 5, 128])))
         n_sent += len(datagrams)
         workspace.take_events()
     for source in range(len(detector.connections)):

@@ -51,12 +51,24 @@ def test_an_earlier_epoch_is_too_late_whatever_the_id_also_after_the_wrap(entry:
     assert claim(entry, 0, 2)
 
 
-def test_a_claim_is_released_only_by_who_knows_it(entry: np.ndarray) -> None:
-    claim(entry, 5, 1)
-    assert slots.holds_slot(entry.ctypes.data, 5, 1)
-    assert not slots.release_slot(entry.ctypes.data, WRITING | 1 << 48 | 4, 1 << 48 | 4)
-    assert slots.release_slot(entry.ctypes.data, WRITING | 1 << 48 | 5, 1 << 48 | 5)
-    assert not slots.holds_slot(entry.ctypes.data, 5, 1)
+def test_images_are_published_but_those_whose_slot_another_one_takes() -> None:
+    index = np.zeros(4096 + 4 * 32, np.uint8)
+    header, entries = index[:4096].view(INDEX_HEADER), index[4096:].view(INDEX_ENTRY)
+    header["epoch"], header["head"] = 7, EMPTY_CLAIM
+    entries["claim"] = EMPTY_CLAIM
+    at = index.ctypes.data
+    for image_id, slot in ((4, 0), (9, 1), (6, 2)):
+        assert slots.claim_slot(at + 4096 + slot * 32, image_id, 3)
+    published = np.ones(4, bool)
+    # 5 lost its slot to 9; 7 was written by an existing program, without a claim
+    slots.publish_slots(at, 4, np.array([4, 5, 6, 7]), published)
+    assert published.tolist() == [True, False, True, True]
+    assert entries["claim"].tolist() == [3 << 48 | 4, WRITING | 3 << 48 | 9, 3 << 48 | 6, 7 << 48 | 7]
+    assert entries["generation"].tolist() == [1, 0, 1, 1]
+    assert entries["image_id"][[0, 2, 3]].tolist() == [4, 6, 7]
+    assert header["head"] == 7 << 48 | 7
+    assert not slots.holds_slot(at + 4096, 4, 3)
+    assert slots.holds_slot(at + 4096 + 32, 9, 3)
 
 
 def test_two_receivers_make_one_new_epoch_and_never_zero() -> None:

@@ -1,13 +1,75 @@
 """Joining frames to images: order, waiting, stragglers and restarts."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tango_stddaq.model import Frame, Status
-from tango_stddaq.processing.synchronize import JoinedImage, Synchronizer
+from tango_stddaq.detectors.layout import FRAME_HEADER, HEADER_MARK
+from tango_stddaq.processing.slots import MAX_IMAGE_ID
+from tango_stddaq.processing.synchronize import MAX_FRAMES
+from tango_stddaq.processing.synchronize import Synchronizer as Compiled
+
+PACKETS_PER_FRAME = 100
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame header; epoch 0: of an existing program. `note`: a byte of the detector's own."""
+
+    image_id: int
+    module: int
+    n_missing_packets: int = 0
+    epoch: int = 0
+    note: int = 0
+
+    def record(self) -> np.ndarray:
+        header = np.zeros(1, FRAME_HEADER)
+        header["image_id"], header["n_missing_packets"] = self.image_id, self.n_missing_packets
+        header["module_id"] = 10 * self.module
+        if self.epoch:
+            header["mark"], header["epoch"] = HEADER_MARK, self.epoch
+        header.view(np.uint8)[20] = self.note
+        return header
+
+
+@dataclass(frozen=True)
+class JoinedImage:
+    image_id: int
+    n_missing_packets: int
+    missing_modules: tuple[int, ...]
+    note: int
+
+
+class Synchronizer:
+    """One frame at a time; the modules have the numbers 0, 10, 20, ..."""
+
+    def __init__(self, n_modules: int, queue_size: int) -> None:
+        self.compiled = Compiled(tuple(10 * m for m in range(n_modules)), queue_size, PACKETS_PER_FRAME)
+
+    def add(self, frame: Frame) -> list[JoinedImage]:
+        return self.images(self.compiled.take(frame.record()))
+
+    def flush(self) -> list[JoinedImage]:
+        return self.images(self.compiled.flush())
+
+    def images(self, joined: np.ndarray) -> list[JoinedImage]:
+        found = []
+        for at, one in enumerate(joined):
+            missing = self.compiled.missing_modules(at)
+            assert one["n_missing_modules"] == len(missing)
+            found.append(
+                JoinedImage(
+                    int(one["image_id"]), int(one["n_missing_packets"]), missing, int(one["header"][20])
+                )
+            )
+        return found
+
+    def __getattr__(self, name: str) -> int:
+        return getattr(self.compiled, name)
 
 
 def feed(synchronizer: Synchronizer, frames: Iterable[tuple[int, int]]) -> list[JoinedImage]:
@@ -24,16 +86,15 @@ def test_an_image_leaves_when_all_its_modules_came() -> None:
     assert feed(synchronizer, [(7, 2), (7, 0)]) == []
     assert synchronizer.n_waiting == 1
     (image,) = feed(synchronizer, [(7, 1)])
-    assert (image.image_id, image.status, image.missing_modules) == (7, Status.GOOD_IMAGE, ())
+    assert (image.image_id, image.n_missing_packets, image.missing_modules) == (7, 0, ())
     assert synchronizer.n_waiting == 0
 
 
-def test_missing_packets_add_up_and_decide_the_status() -> None:
+def test_missing_packets_add_up() -> None:
     synchronizer = Synchronizer(2, 5)
-    synchronizer.add(Frame(1, 0, n_missing_packets=3, header=b"first"))
-    (image,) = synchronizer.add(Frame(1, 1, n_missing_packets=4, header=b"second"))
-    assert (image.n_missing_packets, image.status) == (7, Status.MISSING_PACKETS)
-    assert image.header == b"first"
+    synchronizer.add(Frame(1, 0, n_missing_packets=3, note=1))
+    (image,) = synchronizer.add(Frame(1, 1, n_missing_packets=4, note=2))
+    assert (image.n_missing_packets, image.note) == (7, 1)
 
 
 def test_a_complete_image_waits_for_the_older_one() -> None:
@@ -47,7 +108,7 @@ def test_an_incomplete_image_waits_for_queue_size_images_and_no_longer() -> None
     assert feed(synchronizer, [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1)]) == []
     images = feed(synchronizer, [(4, 0)])
     assert ids(images) == [1, 2, 3]
-    assert (images[0].status, images[0].missing_modules) == (Status.MISSING_PACKETS, (1,))
+    assert images[0].missing_modules == (1,)
 
 
 def test_a_duplicate_counts_as_such_and_changes_nothing() -> None:
@@ -152,4 +213,52 @@ def test_whatever_comes_ids_increase_and_every_frame_is_accounted_for(
     assert ids(images) == sorted(set(ids(images)))
     n_joined = sum(n_modules - len(image.missing_modules) for image in images)
     assert n_joined + synchronizer.n_late + synchronizer.n_duplicate == len(frames)
-    assert all((image.status == Status.GOOD_IMAGE) == (not image.missing_modules) for image in images)
+
+
+def test_a_frame_cannot_miss_more_packets_than_it_has() -> None:
+    (image,) = Synchronizer(1, 5).add(Frame(1, 0, n_missing_packets=2**63))
+    assert image.n_missing_packets == PACKETS_PER_FRAME
+
+
+@pytest.mark.parametrize("frame", [Frame(2**64 - 1, 0), Frame(MAX_IMAGE_ID + 1, 0), Frame(1, 2)])
+def test_foreign_frames_are_counted_and_dropped(frame: Frame) -> None:
+    synchronizer = Synchronizer(2, 5)
+    assert synchronizer.add(frame) == []
+    assert (synchronizer.n_foreign, synchronizer.n_waiting) == (1, 0)
+
+
+def test_gaps_in_the_ids_are_counted_once() -> None:
+    synchronizer = Synchronizer(1, 5)
+    feed(synchronizer, [(5, 0), (6, 0), (9, 0), (9, 0), (10, 0), (100, 0)])
+    assert synchronizer.n_skipped == 2 + 89
+    synchronizer.reset_counts()
+    assert (synchronizer.n_skipped, synchronizer.n_late) == (0, 0)
+
+
+def test_many_frames_at_once_are_as_many_frames_one_by_one() -> None:
+    rng = np.random.default_rng(5)
+    frames = [
+        Frame(int(image_id + rng.integers(-6, 7)) % 2**40, int(rng.integers(70)), epoch=1)
+        for image_id in np.repeat(np.arange(100, 160), 70)
+    ]
+    one_by_one, at_once = Synchronizer(70, 20), Synchronizer(70, 20)
+    expected = [image for frame in frames for image in one_by_one.add(frame)]
+    records = np.frombuffer(b"".join(frame.record().tobytes() for frame in frames), FRAME_HEADER)
+    found = [
+        image
+        for first in range(0, len(records), MAX_FRAMES)
+        for image in at_once.images(at_once.compiled.take(records[first : first + MAX_FRAMES]))
+    ]
+    assert found == expected
+    assert at_once.flush() == one_by_one.flush()
+    assert len(found) > 30
+
+
+def test_memory_is_used_again_for_ever() -> None:
+    synchronizer = Synchronizer(2, 3)
+    found = []
+    for image_id in range(5000):
+        found += synchronizer.add(Frame(image_id, 0, epoch=1))
+        if image_id % 3:
+            found += synchronizer.add(Frame(image_id, 1, epoch=1))
+    assert ids(found) + ids(synchronizer.flush()) == list(range(5000))

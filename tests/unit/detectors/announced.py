@@ -1,0 +1,18 @@
+"""What consumers are told of an image with a given frame header."""
+
+import numpy as np
+
+from tango_stddaq.codecs import image_metadata
+from tango_stddaq.config import Sizes
+from tango_stddaq.detectors.layout import Detector
+from tango_stddaq.model import DetectorMetadata, Dtype
+from tango_stddaq.processing.metadata_template import MetadataTemplate
+
+
+def announced(detector: Detector, frame_header: bytes) -> DetectorMetadata | None:
+    sizes = Sizes(1, 1, Dtype.UINT16, 2, 1, 1, 1)
+    template = MetadataTemplate(sizes, detector.metadata, detector.frame_header)
+    nothing = np.zeros(1, np.int64)
+    header = np.frombuffer(frame_header, np.uint8).reshape(1, 64)
+    (message,) = template.encode(nothing, nothing, nothing, header)
+    return image_metadata.decode(message).detector
