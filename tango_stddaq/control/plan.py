@@ -97,6 +97,8 @@ def plan(
         stage("StdDaqFileWriter", "file_writer", i, WriterId=str(i))
         for i in range(config.number_of_writers)
     ]
+    for writer in writers:
+        writer.properties["OutputRoots"] = list(output_roots)
     driver = stage("StdDaqWriterDriver", "writer_driver", 0)
     driver.properties["OutputRoots"] = list(output_roots)
     streams = [

@@ -9,7 +9,7 @@ HDF5 gives the place, and is not asked again until the chunk is full. Compressed
 own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from tango_stddaq.closing import Closing
 from tango_stddaq.codecs import image_metadata
+from tango_stddaq.codecs.blosc2_frame import frame_of_chunk
 from tango_stddaq.codecs.pb import std_daq_protocol_pb2 as pb
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import FileError
@@ -226,7 +227,7 @@ class ImageFile(Closing):
         if not reader.copy(image.image_id, part):
             self._lose(image.image_id)
             return
-        chunk = _WRAP[self._compression](part)
+        chunk = _chunk_of(part, self._compression)
         self._start_chunk(len(chunk))
         self._data.write_direct_chunk((self.n_written, 0, 0), chunk)
         self._note(image, reader)
@@ -264,10 +265,14 @@ class ImageFile(Closing):
 
     def _note_missing(self, image_id: int, reader: RingReader) -> None:
         """Keep which packets of an incomplete image are missing, where the ring knows it."""
-        missing_packets = getattr(reader, "missing_packets", None)
-        mask = missing_packets(image_id) if missing_packets is not None else None
-        if mask is not None:
-            self._masks.append((image_id, mask))
+        ticket = reader.ticket(image_id)
+        mask = reader.missing_packets(image_id)
+        if mask is None or ticket is None or self._details.mask is None:
+            return
+        if mask.shape == self._details.mask["mask"].shape:
+            mask = mask.copy()
+            if reader.still(image_id, ticket):
+                self._masks.append((image_id, mask))
 
     def _lose(self, image_id: int) -> None:
         self._lost.add(image_id)
@@ -352,12 +357,8 @@ def _create_data(group: Any, config: DaqConfig, per_chunk: int, compression: Com
     return h5py.h5d.create(group.id, b"data", kind, space, properties)
 
 
-def _as_it_is(chunk: np.ndarray) -> np.ndarray:
-    return chunk
-
-
-_WRAP: dict[Compression, Callable[[np.ndarray], np.ndarray]] = {
-    Compression.H5BITSHUFFLE_LZ4: _as_it_is,
-    Compression.BLOSC2: _as_it_is,
-}
-"""From the bytes in the ring to the chunk that the filter of the file expects."""
+def _chunk_of(part: np.ndarray, compression: Compression) -> np.ndarray:
+    """Turn the bytes in the ring into the chunk that the filter of the file expects."""
+    if compression is Compression.BLOSC2:
+        return np.frombuffer(frame_of_chunk(part.tobytes()), np.uint8)
+    return part

@@ -86,7 +86,7 @@ class Details:
         self.mask: np.dtype | None = None
         if config.detector_type in DETECTORS:
             detector = detector_of(config)
-            n_words = len(detector.modules) * -(-detector.layout.packets_per_frame // 64)
+            n_words = len(detector.modules) * detector.layout.mask_words
             self.mask = np.dtype([("image_id", "<u8"), ("mask", "<u8", (n_words,))])
 
     def of(self, image: pb.ImageMetadata) -> tuple[Any, ...]:

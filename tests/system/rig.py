@@ -67,12 +67,13 @@ class Rig(Closing):
         writers: bool = True,
         others: Sequence[Stage] = (),
         compress: Callable[[np.ndarray], tuple[bytes, Compression]] | None = None,
+        mask_words: int = 0,
         **driver: Any,
     ) -> None:
         self.config = config
         self._compress = compress
         sizes = config.sizes
-        self.owner = RingOwner(config.segment(suffix), sizes.n_slots, sizes.slot_bytes)
+        self.owner = RingOwner(config.segment(suffix), sizes.n_slots, sizes.slot_bytes, mask_words)
         self._stream = channels.bind(zmq.PUB, channels.ipc_address(config.detector_name, suffix))
         self.writers = [
             FileWriter(config, i, suffix) for i in range(config.number_of_writers) if writers

@@ -1,22 +1,25 @@
 """Driver and writers: what is asked for is in the files, or the ledger says why not."""
 
+import itertools
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import bitshuffle
 import h5py
 import numpy as np
 import pytest
 
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import AcquisitionError
-from tango_stddaq.model import GigafrostMetadata
+from tango_stddaq.model import Compression, GigafrostMetadata
 from tango_stddaq.processing.acquisition import DriverStatus
 from tango_stddaq.stages.meta_writer import MetaWriter
 
-from .programs import wait_until
+from .programs import refused, stddaq, wait_until
 from .rig import Rig, incomplete, pixels_of, rig_config
 
 pytestmark = pytest.mark.system
@@ -245,3 +248,94 @@ def test_a_writer_that_never_answers_is_an_error_and_leaves_no_file(
             rig.begin(tmp_path)
         wait_until(lambda: not rig.driver.busy, "the error is over")
         assert list(tmp_path.iterdir()) == []
+
+
+def bitshuffle_lz4(pixels: np.ndarray) -> tuple[bytes, Compression]:
+    packed = bitshuffle.compress_lz4(pixels.reshape(-1), 0).tobytes()
+    return struct.pack(">QI", pixels.nbytes, 0) + packed, Compression.H5BITSHUFFLE_LZ4
+
+
+def blosc2_chunk(pixels: np.ndarray) -> tuple[bytes, Compression]:
+    blosc2 = pytest.importorskip("blosc2")
+    packed = blosc2.compress2(
+        pixels.tobytes(), typesize=pixels.itemsize, codec=blosc2.Codec.LZ4, clevel=5,
+        filters=[blosc2.Filter.BITSHUFFLE], filters_meta=[0],
+    )  # fmt: skip
+    return bytes(packed), Compression.BLOSC2
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress", "filter_id"),
+    [("h5bitshuffle-lz4", bitshuffle_lz4, 32008), ("blosc2", blosc2_chunk, 32026)],
+)
+def test_compressed_images_are_stored_as_they_are_and_those_that_do_not_compress_too(
+    detector_name: str,
+    tmp_path: Path,
+    suffix: str,
+    compress: Callable[[np.ndarray], tuple[bytes, Compression]],
+    filter_id: int,
+) -> None:
+    config = rig_config(detector_name, image_pixel_height=64, image_pixel_width=64)
+    numbers = itertools.count()
+
+    def every_third_not(pixels: np.ndarray) -> tuple[bytes, Compression]:
+        return compress(pixels) if next(numbers) % 3 else (pixels.tobytes(), Compression.NONE)
+
+    with Rig(config, suffix, compress=every_third_not) as rig:
+        rig.begin(tmp_path, 20)
+        rig.send(range(20))
+        rig.wait_end()
+        assert not rig.driver.failed, rig.driver.reason
+        rig.expect(range(20))
+        with h5py.File(rig.driver.last_files[0]) as file:
+            data = file[f"{detector_name}/data"]
+            assert list(data._filters) == [str(filter_id)]
+            assert data.chunks == (1, 64, 64)
+            assert data.id.get_storage_size() < data.nbytes
+
+
+def test_missing_packets_are_named_bit_by_bit_in_the_order_of_ids(
+    detector_name: str, tmp_path: Path
+) -> None:
+    config = rig_config(
+        detector_name, detector_type="eiger", n_modules=1, module_positions={"0": [0, 0, 513, 255]},
+        image_pixel_height=256, image_pixel_width=514, gpfs_block_size=2**20, ring_slots=32,
+    )  # fmt: skip
+    with Rig(config, mask_words=1) as rig:
+        rig.begin(tmp_path, 12)
+        for image_id in range(12):
+            image = rig.store(image_id)
+            if image_id % 3 == 0:
+                rig.owner.note_missing(image_id, 0, np.array([1 << image_id | 1 << 63], np.uint64))
+                image = incomplete(image)
+            rig.announce(image)
+        rig.wait_end()
+        assert not rig.driver.failed, rig.driver.reason
+        assert rig.driver.ledger.incomplete == 4
+        with rig.master() as file:
+            rows = file["entry/instrument/detector/missing_packets"][()]
+            assert rows["image_id"].tolist() == [0, 3, 6, 9]
+            assert rows["mask"].tolist() == [[1 << k | 1 << 63] for k in (0, 3, 6, 9)]
+
+
+def test_files_are_checked_shown_and_joined_by_hand(rig: Rig, tmp_path: Path) -> None:
+    rig.begin(tmp_path, 10)
+    rig.send([*range(5), *range(7, 12)], paced=False)
+    rig.wait_end()
+    parts = rig.driver.last_files
+    found = stddaq("file", "check", *parts)
+    assert found.returncode == 0, found.stderr
+    assert "missing ids: 5-6" in found.stdout
+    assert "0 ids twice" in found.stdout
+    joined = tmp_path / "joined.h5"
+    assert stddaq("file", "join", *parts, "-o", joined).returncode == 0
+    rig.expect([*range(5), *range(7, 12)], joined)
+    refused("file", "join", *parts, "-o", joined, words=("exists already",))
+    shown = stddaq("file", "show", rig.driver.last_master, "-i", 7)
+    assert "image 7 of 10" in shown.stdout
+    assert "▀" in shown.stdout
+    picture = tmp_path / "picture.png"
+    assert stddaq("file", "show", parts[0], "--png", picture).returncode == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    refused("file", "show", parts[0], "-i", 99, words=("there is no number 99",))
+    refused("file", "check", tmp_path / "none.h5", words=("none.h5", "No such file"))
