@@ -1,4 +1,4 @@
-"""Writing images to files, beside `write()` of the same bytes in the same pieces to the same file system."""
+"""Writing images to files, beside `write()` of the same bytes to the same file system."""
 
 import os
 import tempfile

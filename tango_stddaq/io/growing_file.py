@@ -26,7 +26,7 @@ LIBVER: Final = ("v110", "v110")
 PAGE_BYTES: Final = 4096
 """Blocks of metadata lie within a page of the kernel, which is written as a whole or not at all."""
 _ALIGN_FROM_BYTES: Final = 256
-_MARGIN_BYTES: Final = 4 * 2**20
+_MARGIN_BYTES: Final = 2 * 2**20
 """More than twice the metadata that comes between two calls of `make_room`."""
 _STEP_BYTES: Final = 64 * 2**20
 _MAX_PIECES: Final = 512
@@ -99,12 +99,18 @@ class GrowingFile(Closing):
             raise FileError(f"{self.path}: cannot be created: {reason_of(error)}") from error
         self._place.close()
 
-    def make_room(self, n_bytes: int = 0) -> None:
+    def make_room(self, n_bytes: int = 0, past_hdf5: bool = False) -> None:
         """Get room on the disk for what is written next, and let the file end beyond it.
 
         HDF5 does not survive a disk that is full in the middle of its work: it is not asked to write
         before there is room. With `n_bytes` of pixels to come, more room is asked for than without: when
         there is none, what was accepted can still be brought to its end.
+
+        Parameters
+        ----------
+        past_hdf5
+            Whether the pixels go by `write_at`, which bears a full disk: room for them is not reserved,
+            as some file systems would touch their pages twice.
 
         Raises
         ------
@@ -112,7 +118,10 @@ class GrowingFile(Closing):
             If the disk is full, or the file system refuses for another reason.
         """
         margin = _MARGIN_BYTES if n_bytes else _MARGIN_BYTES // 2
-        needed = self.h5.id.get_filesize() + n_bytes + margin
+        now = self.h5.id.get_filesize()
+        needed = now + n_bytes + margin
+        if past_hdf5:
+            self._reserved = max(self._reserved, now + n_bytes)
         if needed > self._reserved and self._can_reserve:
             self._reserve(needed)
         if needed > self._end:

@@ -195,7 +195,7 @@ class ImageFile(Closing):
         self._file.write_at(slots, self._offset + in_chunk * slot_bytes)
 
     def _start_chunk(self, n_bytes: int) -> None:
-        self._file.make_room(n_bytes)
+        self._file.make_room(n_bytes, past_hdf5=not self._compression)
         self._data.set_extent((self.n_written + 1, *self._sizes.shape))
         if not self._compression:
             self._offset = self._data.get_chunk_info_by_coord((self.n_written, 0, 0)).byte_offset

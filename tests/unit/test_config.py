@@ -51,6 +51,8 @@ def test_defaults_are_those_of_the_contract() -> None:
         "switch_user_active": False,
         "writer_user_id": None,
         "file_mode": None,
+        "gains_file": "",
+        "pedestals_file": "",
         "file_group": None,
         "submodule_info": {},
         "live_stream_configs": {},
