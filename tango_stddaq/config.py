@@ -150,6 +150,17 @@ class DaqConfig(BaseModel):
     writer_user_id: int | None = Field(
         default=None, ge=-1, le=MAX_USER_ID, description="User id that owns the files."
     )
+    file_mode: str | None = Field(
+        default=None,
+        pattern=r"^0?[0-7]{3}$",
+        description="Addition of tango_stddaq: permissions of the files in octal, like 0640; "
+        "else those that the umask of the writers leaves.",
+    )
+    file_group: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}$",
+        description="Addition of tango_stddaq: group of the files, by name or number.",
+    )
     submodule_info: dict[str, Any] = Field(
         default_factory=dict, description="Free information about submodules."
     )

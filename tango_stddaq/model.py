@@ -109,6 +109,8 @@ class Image:
         Bytes in the slot: the compressed size if compressed.
     n_missing_packets, n_missing_modules
         Over all modules; both 0 for a complete image.
+    received_ns
+        Unix time at which the writer driver was told of it; 0 where it was not.
     """
 
     image_id: int
@@ -121,6 +123,7 @@ class Image:
     detector: DetectorMetadata | None = None
     n_missing_packets: int = 0
     n_missing_modules: int = 0
+    received_ns: int = 0
 
     @property
     def shape(self) -> tuple[int, int]:

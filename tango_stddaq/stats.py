@@ -70,7 +70,11 @@ class IdRanges:
 
     def add(self, image_id: int) -> None:
         """Add one id."""
-        self.add_range(image_id, image_id)
+        if self._ends and self._ends[-1] + 1 == image_id:  # nearly always
+            self._ends[-1] = image_id
+            self.count += 1
+        else:
+            self.add_range(image_id, image_id)
 
     def add_range(self, first: int, last: int) -> None:
         """Add the ids `first` to `last`, both included; none of them may be in the set."""

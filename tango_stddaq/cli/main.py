@@ -8,7 +8,7 @@ from typing import Final, NoReturn
 import typer
 
 from tango_stddaq import __version__
-from tango_stddaq.cli import config, simulate, stage, system
+from tango_stddaq.cli import config, file, simulate, stage, system
 from tango_stddaq.errors import StdDaqError
 
 _WRONG_CALL: Final = 2
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(config.app, name="config")
 app.add_typer(stage.app, name="stage")
+app.add_typer(file.app, name="file")
 app.command("replay")(simulate.replay)
 app.command("simulate")(simulate.simulate)
 app.command("demo")(system.demo)

@@ -1,6 +1,5 @@
 """`stddaq stage`: one pipeline stage without Tango, called like the program it can replace."""
 
-import logging
 import signal
 import sys
 import threading
@@ -28,6 +27,10 @@ Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="JSON configurati
 Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="Of the camera: tcp://HOST:PORT.")]
 Connections = Annotated[
     int, typer.Option("-n", "--number_of_connections", min=1, help="Parallel connections.")
+]
+OutputRoots = Annotated[
+    list[str] | None,
+    typer.Option(help="Directory below which files may be written; repeat for more. None: anywhere."),
 ]
 SocketType = Annotated[
     Literal["pull", "sub"],
@@ -175,16 +178,17 @@ def writer_driver(
         str, typer.Option(help="Address to listen on; 0.0.0.0 lets clients of other hosts in.")
     ] = "127.0.0.1",
     with_metadata_writer: Annotated[
-        bool, typer.Option("-m", "--with_metadata_writer", help="Not available yet.")
+        bool,
+        typer.Option("-m", "--with_metadata_writer", help="A GigaFRoST metadata writer takes part."),
     ] = False,
+    output_root: OutputRoots = None,
 ) -> None:
     """Hand images to the file writers; clients start and stop it over a WebSocket."""
     from tango_stddaq.control.websocket_server import WebSocketServer  # noqa: PLC0415
     from tango_stddaq.stages.writer_driver import WriterDriver  # noqa: PLC0415
 
-    driver = WriterDriver(load(config), source_suffix)
-    if with_metadata_writer:
-        driver.say(logging.WARNING, "there is no metadata writer yet: -m has no effect")
+    roots = tuple(output_root or ())
+    driver = WriterDriver(load(config), source_suffix, roots, with_metadata_writer)
     with WebSocketServer(driver, port, host):
         run(driver)
 
@@ -196,13 +200,22 @@ def file_writer(
     source_suffix: Annotated[
         str, typer.Option("-s", "--source_suffix", help="Ring with the pixels.")
     ] = "image",
+    output_root: OutputRoots = None,
 ) -> None:
     """Write one HDF5 file; ends at once if there are not so many writers."""
     from tango_stddaq.stages.file_writer import FileWriter  # noqa: PLC0415
 
     loaded = load(config)
     if writer_id < loaded.number_of_writers:
-        run(FileWriter(loaded, writer_id, source_suffix))
+        run(FileWriter(loaded, writer_id, source_suffix, tuple(output_root or ())))
+
+
+@app.command("meta-writer")
+def meta_writer(config: Config, output_root: OutputRoots = None) -> None:
+    """Write the metadata of a GigaFRoST's images to one HDF5 file."""
+    from tango_stddaq.stages.meta_writer import MetaWriter  # noqa: PLC0415
+
+    run(MetaWriter(load(config), tuple(output_root or ())))
 
 
 def modules_of(text: str) -> tuple[int, ...] | None:

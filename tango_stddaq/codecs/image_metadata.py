@@ -39,6 +39,7 @@ def to_message(image: Image) -> pb.ImageMetadata:
         compression=image.compression.name.lower(),
         n_missing_packets=image.n_missing_packets,
         n_missing_modules=image.n_missing_modules,
+        received_ns=image.received_ns,
     )
     match image.detector:
         case EigerMetadata(exptime):
@@ -83,6 +84,7 @@ def from_message(message: pb.ImageMetadata) -> Image:
         detector=_detector(message),
         n_missing_packets=message.n_missing_packets,
         n_missing_modules=message.n_missing_modules,
+        received_ns=message.received_ns,
     )
 
 

@@ -97,6 +97,8 @@ def plan(
         stage("StdDaqFileWriter", "file_writer", i, WriterId=str(i), Suffix=config.writer_source)
         for i in range(config.number_of_writers)
     ]
+    for writer in writers:
+        writer.properties["OutputRoots"] = list(output_roots)
     driver = stage("StdDaqWriterDriver", "writer_driver", 0, Suffix=config.writer_source)
     driver.properties["OutputRoots"] = list(output_roots)
     streams = [

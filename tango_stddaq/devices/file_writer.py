@@ -17,10 +17,15 @@ class StdDaqFileWriter(StageDevice):
     WriterId = device_property(dtype=int, default_value=0, doc="Number of this writer, from 0.")
     Suffix = device_property(dtype=str, default_value="image", doc="Ring with the pixels.")
 
+    OutputRoots = device_property(
+        dtype=(str,), default_value=[], doc="Directories below which files may be written; none: any."
+    )
+
     locals().update(counter_attributes(FileWriter.counters_spec))
 
     def make_stage(self, config: DaqConfig) -> FileWriter:
-        return FileWriter(config, self.WriterId, self.Suffix)
+        roots = tuple(root for root in self.OutputRoots if root)
+        return FileWriter(config, self.WriterId, self.Suffix, roots)
 
     @attribute(dtype=str, label="current file", doc="File being written; empty between acquisitions.")
     def currentFile(self) -> str:

@@ -1,10 +1,16 @@
-"""The master file: joins the writers' files to one NeXus file in the order of image ids."""
+"""The master file: one NeXus file that shows the images of all writers in the order of their ids.
 
-import sys
-from collections.abc import Sequence
+While images are recorded it is a virtual dataset that grows with the writers' files (`begin`). At the
+end another one takes its place, exact image by image, with the ledger (`create`). docs/files.md has the
+tree.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Final
 
 import h5py
 import numpy as np
@@ -12,90 +18,113 @@ import numpy as np
 from tango_stddaq import __version__
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import FileError
-from tango_stddaq.io.image_file import METADATA, read_rows
+from tango_stddaq.io import virtual_images
+from tango_stddaq.io.creation import FileRules, new_file
+from tango_stddaq.io.growing_file import LIBVER
+from tango_stddaq.io.rows import LOST, METADATA, ROWS_PER_CHUNK, STATUS_VALUES, UNITS
+from tango_stddaq.io.stored_images import (
+    Block,
+    IdColumn,
+    StoredFile,
+    blocks_of,
+    merged,
+    one_after_the_other,
+)
+from tango_stddaq.io.virtual_images import RunMap
 from tango_stddaq.stats import Ledger
+
+_DETECTOR: Final = "/entry/instrument/detector"
+_NOT_THERE_YET: Final = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class StoredImages:
-    """What lies in the writers' files, in the order of image ids.
+class Subject:
+    """What the images are of.
 
     Attributes
     ----------
-    rows
-        (n,) `METADATA`.
-    source, position
-        (n,) int64: in which file, and at which index there.
+    config
+        Configuration of the acquisition; None where files are joined by hand.
+    started
+        Start of the acquisition, with time zone; None if it is not known.
     """
 
-    files: tuple[Path, ...]
-    rows: np.ndarray
-    source: np.ndarray
-    position: np.ndarray
+    detector_name: str
+    shape: tuple[int, int]
+    dtype: np.dtype
+    config: DaqConfig | None = None
+    started: datetime | None = None
+
+    @classmethod
+    def of(cls, config: DaqConfig, started: datetime | None = None) -> "Subject":
+        """Return what a configuration says."""
+        sizes = config.sizes
+        return cls(config.detector_name, sizes.shape, sizes.dtype.numpy, config, started)
 
 
-def collect(files: Sequence[Path], detector_name: str) -> StoredImages:
-    """Read what the writers' files hold.
+def begin(path: Path, subject: Subject, files: Sequence[Path], rules: FileRules) -> None:
+    """Write the master file of an acquisition that starts: it shows what is there whenever it is read.
+
+    Parameters
+    ----------
+    files
+        Of the writers, which take images in turn. They need not exist yet.
 
     Raises
     ------
     FileError
-        If one cannot be read back or its counts do not agree.
+        If it cannot be written.
     """
-    parts = [read_rows(path, detector_name) for path in files]
-    rows = np.concatenate(parts) if parts else np.zeros(0, METADATA)
-    source = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    position = np.concatenate([np.arange(len(part)) for part in parts] or [np.zeros(0, np.int64)])
-    order = np.argsort(rows["image_id"], kind="stable")
-    return StoredImages(tuple(files), rows[order], source[order], position[order])
-
-
-def runs(source: np.ndarray, position: np.ndarray, which: int) -> list[tuple[int, int, int, int]]:
-    """Cut the images of one file into runs with a constant stride.
-
-    Returns
-    -------
-    list
-        (first target, stride in the target, first position in the file, length); positions within a
-        run are consecutive.
-    """
-    targets = np.flatnonzero(source == which)
-    steps = np.diff(targets)
-    # A run may not go from an image to the next across a jump, nor on where the stride changes.
-    jumps = np.flatnonzero(np.diff(position[targets]) != 1)
-    changes = np.flatnonzero(np.diff(steps)) + 1
-    found: list[tuple[int, int, int, int]] = []
-    start = 0
-    while start < targets.size:
-        last = min(_first_from(jumps, start), _first_from(changes, start + 1), targets.size - 1)
-        stride = int(steps[start]) if last > start else 1
-        found.append((int(targets[start]), stride, int(position[targets[start]]), last - start + 1))
-        start = last + 1
-    return found
-
-
-def _first_from(places: np.ndarray, start: int) -> int:
-    """Return the first of the increasing `places` that is not below `start`."""
-    at = int(np.searchsorted(places, start))
-    return int(places[at]) if at < places.size else sys.maxsize
+    with new_file(path, rules) as place:
+        with h5py.File(place.hidden, "x", libver=LIBVER, locking=False) as file:
+            detector = _skeleton(file, subject)
+            file["entry"].attrs["state"] = "acquiring"
+            names = [_seen_from(path, source) for source in files]
+            group = subject.detector_name
+            virtual_images.create_growing(
+                detector,
+                "data",
+                subject.shape,
+                subject.dtype,
+                [(name, f"{group}/data") for name in names],
+            )
+            virtual_images.create_growing(
+                detector,
+                "image_id",
+                (),
+                np.dtype("<u8"),
+                [(name, f"{group}/image_id") for name in names],
+                np.array([_NOT_THERE_YET], "<u8"),
+            )
+            virtual_images.create_growing(
+                detector,
+                "metadata",
+                (),
+                METADATA,
+                [(name, f"{group}/metadata") for name in names],
+                np.array([(_NOT_THERE_YET, 0)], METADATA),
+            )
+            _link_data(file, ("image_id", "metadata"))
+            _adopt(file, place)
+        place.publish()
 
 
 def create(
     path: Path,
-    config: DaqConfig,
-    stored: StoredImages,
-    ledger: Ledger,
-    started: datetime,
-    end_reason: str,
+    subject: Subject,
+    files: Sequence[StoredFile],
+    ledger: Ledger | None = None,
+    end_reason: str = "",
+    rules: FileRules | None = None,
 ) -> None:
-    """Write the master file; it must not exist.
+    """Write the master file of an acquisition that is over.
 
     Parameters
     ----------
-    stored
-        From `collect`. The files must lie beside the master: it names them relative to itself.
-    started
-        Time of the start of the acquisition, with time zone.
+    files
+        Of the writers. They must lie beside the master: it names them relative to itself.
+    ledger
+        None where there is none.
     end_reason
         Why the acquisition ended.
 
@@ -105,61 +134,133 @@ def create(
         If it cannot be written.
     """
     try:
-        with h5py.File(path, "x", libver=("v110", "v110")) as file:
-            _fill(file, path, config, stored, ledger, started, end_reason)
-    except OSError as error:
+        with new_file(path, rules or FileRules()) as place:
+            with h5py.File(place.hidden, "x", libver=LIBVER, locking=False) as file:
+                detector = _skeleton(file, subject)
+                file["entry/end_time"] = datetime.now(UTC).isoformat()
+                file["entry"].attrs["state"] = "complete"
+                _fill(detector, path, subject, files)
+                _fill_masks(detector, files)
+                if ledger is not None:
+                    _fill_ledger(_group(file["entry"], "ledger", "NXcollection"), ledger, end_reason)
+                _link_data(file, ("image_id", "status"))
+                _adopt(file, place)
+            place.publish()
+    except KeyError as error:
         raise FileError(f"{path}: cannot be written: {error}") from error
 
 
-def _fill(
-    file: h5py.File,
-    path: Path,
-    config: DaqConfig,
-    stored: StoredImages,
-    ledger: Ledger,
-    started: datetime,
-    end_reason: str,
-) -> None:
-    entry = _group(file, "entry", "NXentry")
+def _adopt(file: Any, place: Any) -> None:
+    file.flush()
+    place.adopt(file.id.get_vfd_handle())
+
+
+def _seen_from(master: Path, source: Path) -> str:
+    return source.name if source.parent == master.parent else str(source)
+
+
+def _skeleton(file: Any, subject: Subject) -> Any:
+    """Create what does not depend on the images; returns the detector's group."""
     file.attrs["default"] = "entry"
     file.attrs["creator"] = f"tango_stddaq {__version__}"
+    file.attrs["NX_class"] = "NXroot"
+    file.attrs["file_time"] = datetime.now(UTC).isoformat()
+    entry = _group(file, "entry", "NXentry")
     entry.attrs["default"] = "data"
-    entry["start_time"] = started.isoformat()
-    entry["end_time"] = datetime.now(UTC).isoformat()
+    if subject.started is not None:
+        entry["start_time"] = subject.started.isoformat()
     entry["program_name"] = "tango_stddaq"
     entry["program_name"].attrs["version"] = __version__
     detector = _group(_group(entry, "instrument", "NXinstrument"), "detector", "NXdetector")
-    detector["local_name"] = config.detector_name
-    detector["type"] = config.detector_type
-    detector["bit_depth_readout"] = config.bit_depth
-    detector["configuration"] = config.model_dump_json()
-    sizes = config.sizes
-    layout = h5py.VirtualLayout((len(stored.rows), *sizes.shape), sizes.dtype.numpy)
-    for which, source_path in enumerate(stored.files):
-        n_images = int(np.count_nonzero(stored.source == which))
-        if n_images == 0:
-            continue
-        source = h5py.VirtualSource(
-            source_path.name if source_path.parent == path.parent else str(source_path),
-            f"{config.detector_name}/data",
-            shape=(n_images, *sizes.shape),
-        )
-        for target, stride, position, length in runs(stored.source, stored.position, which):
-            last = target + (length - 1) * stride + 1
-            layout[target:last:stride] = source[position : position + length]
-    detector.create_virtual_dataset("data", layout, fillvalue=0)
-    detector["data"].attrs["units"] = "counts"
-    detector["image_id"] = stored.rows["image_id"]
-    detector["status"] = stored.rows["status"]
-    detector["status"].attrs["values"] = "1 good_image, 2 missing_packets, 3 id_missmatch"
-    data = _group(entry, "data", "NXdata")
+    detector["local_name"] = subject.detector_name
+    if subject.config is not None:
+        detector["type"] = subject.config.detector_type
+        detector["bit_depth_readout"] = subject.config.bit_depth
+        detector["configuration"] = subject.config.model_dump_json()
+    return detector
+
+
+def _link_data(file: Any, names: Sequence[str]) -> None:
+    """Add the group that viewers open first."""
+    file[f"{_DETECTOR}/data"].attrs["units"] = "counts"
+    data = _group(file["entry"], "data", "NXdata")
     data.attrs["signal"] = "data"
-    data["data"] = h5py.SoftLink("/entry/instrument/detector/data")
-    data["image_id"] = h5py.SoftLink("/entry/instrument/detector/image_id")
-    _fill_ledger(_group(entry, "ledger", "NXcollection"), ledger, end_reason)
+    for name in ("data", *names):
+        data[name] = h5py.SoftLink(f"{_DETECTOR}/{name}")
 
 
-def _fill_ledger(group: h5py.Group, ledger: Ledger, end_reason: str) -> None:
+def _fill(detector: Any, path: Path, subject: Subject, files: Sequence[StoredFile]) -> None:
+    """Write all rows in the order of ids, and the images as runs of the files."""
+    run_map = RunMap(len(files))
+    for block in blocks_of(files):
+        run_map.add(block.source, block.position)
+    found, blocks = run_map.runs, blocks_of(files)
+    if run_map.too_many:
+        counts = [file.n_images for file in files]
+        found, blocks = run_map.one_after_the_other(counts), one_after_the_other(counts)
+        detector.attrs["order"] = "file by file: there are too many gaps for the order of image ids"
+    _fill_columns(detector, files, blocks)
+    mapping = [
+        (_seen_from(path, file.path), f"{file.detector_name}/data", runs)
+        for file, runs in zip(files, found, strict=True)
+    ]
+    shape = (run_map.n_images, *subject.shape)
+    virtual_images.create(detector, "data", shape, subject.dtype, mapping)
+
+
+def _fill_columns(detector: Any, files: Sequence[StoredFile], blocks: Iterable[Block]) -> None:
+    metadata = [file.metadata for file in files]
+    details = [file.rows("details") for file in files]
+    has_details = (
+        bool(files) and len({rows.dtype if rows is not None else None for rows in details}) == 1
+    )
+    columns = _Columns(detector)
+    for block in blocks:
+        for column in (metadata, details) if has_details and details[0] is not None else (metadata,):
+            rows = block.column(column)
+            for name in rows.dtype.names or ():
+                columns.append(name, rows[name])
+    columns.create_missing()
+    detector["status"].attrs["values"] = STATUS_VALUES
+
+
+class _Columns:
+    """Datasets of one number for each image, which grow block by block."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+
+    def append(self, name: str, values: np.ndarray) -> None:
+        if name not in self._group:
+            self._group.create_dataset(
+                name, (0,), values.dtype, maxshape=(None,), chunks=(ROWS_PER_CHUNK,),
+                **({"compression": "gzip"} if values.dtype.kind == "S" else {}),
+            )  # fmt: skip
+            if name in UNITS:
+                self._group[name].attrs["units"] = UNITS[name]
+        dataset = self._group[name]
+        start = len(dataset)
+        dataset.resize(start + len(values), axis=0)
+        dataset[start:] = values
+
+    def create_missing(self) -> None:
+        """Create the two that every master has, where there were no images."""
+        for name in ("image_id", "status"):
+            self.append(name, np.zeros(0, "<u8"))
+
+
+def _fill_masks(detector: Any, files: Sequence[StoredFile]) -> None:
+    """Gather the masks of incomplete images of all files in the order of ids."""
+    rows = [masks for file in files if (masks := file.rows("missing_packets")) is not None]
+    rows = [part for part in rows if len(part)]
+    if len({part.dtype for part in rows}) != 1:
+        return
+    columns = _Columns(detector)
+    for block in merged([(IdColumn(part), len(part)) for part in rows]):
+        columns.append("missing_packets", block.column(rows))
+
+
+def _fill_ledger(group: Any, ledger: Ledger, end_reason: str) -> None:
     group["end_reason"] = end_reason
     for name in ("requested", "expected", "complete", "incomplete", "lost"):
         group[name] = getattr(ledger, name)
@@ -167,9 +268,31 @@ def _fill_ledger(group: h5py.Group, ledger: Ledger, end_reason: str) -> None:
     for reason, ids in ledger.lost_ids.items():
         if ids.count:
             group[f"lost_ids_{reason}"] = np.array(ids.ids(), np.uint64)
+    group["incomplete_ranges"] = np.array(
+        [(first, last, b"incomplete") for first, last in ledger.incomplete_ids.ranges()], LOST
+    )
+    group["lost_ranges"] = np.array(
+        sorted(
+            (first, last, reason.encode())
+            for reason, ids in ledger.lost_ids.items()
+            for first, last in ids.ranges()
+        ),
+        LOST,
+    )
+    lists = [ledger.incomplete_ids, *ledger.lost_ids.values()]
+    group["lists_are_complete"] = not any(ids.truncated for ids in lists)
 
 
-def _group(parent: h5py.Group, name: str, nexus_class: str) -> h5py.Group:
+def _group(parent: Any, name: str, nexus_class: str) -> Any:
     group = parent.create_group(name)
     group.attrs["NX_class"] = nexus_class
     return group
+
+
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one of the same name; None if there is none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)

@@ -31,6 +31,8 @@ class Request:
         Images with lower ids are left out.
     writer_user_id
         User id that shall own the files.
+    overwrite
+        Whether files of these names are replaced.
     """
 
     path: str
@@ -38,10 +40,15 @@ class Request:
     n_images: int = DEFAULT_N_IMAGES
     start_id: int = 0
     writer_user_id: int = 0
+    overwrite: bool = False
 
     def writer_files(self, n_writers: int) -> list[Path]:
         """Return the file of each writer."""
         return [Path(self.path) / f"{self.file_prefix}{i}.h5" for i in range(n_writers)]
+
+    def metadata_file(self) -> Path:
+        """Return the file of the GigaFRoST metadata writer."""
+        return Path(self.path) / f"{self.file_prefix}Meta.h5"
 
     def master_file(self) -> Path:
         """Return the file that joins them."""
@@ -69,7 +76,7 @@ def check(request: Request, config: DaqConfig, n_writers: int, roots: Sequence[s
     directory = _check_directory(request.path, roots)
     for path in [*request.writer_files(n_writers), request.master_file()]:
         _check_length(path)
-        if path.exists() or path.is_symlink():
+        if not request.overwrite and (path.exists() or path.is_symlink()):
             raise AcquisitionError(
                 f"{path}: exists already and is not overwritten; choose another filePrefix"
             )
@@ -124,6 +131,10 @@ def _check_directory(path: str, roots: Sequence[str]) -> Path:
         raise AcquisitionError(f"outputPath {path!r}: an absolute path is needed")
     try:
         resolved = directory.resolve(strict=True)
+    except PermissionError:
+        raise AcquisitionError(
+            f"outputPath {path!r}: the user of the data acquisition may not write there, nor look"
+        ) from None
     except (OSError, RuntimeError, ValueError):
         raise AcquisitionError(f"outputPath {path!r}: does not exist; create it first") from None
     if not resolved.is_dir():

@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+import numpy as np
+
 from tango_stddaq.errors import AcquisitionError
-from tango_stddaq.model import Image, Status
+from tango_stddaq.model import Status
 from tango_stddaq.stats import IdRanges, Ledger, LossReason
 
 DEFAULT_N_IMAGES: Final = 16_777_215
@@ -91,16 +93,20 @@ class Account:
         """Whether every image asked for is accounted for."""
         return self.n_dispatched + self.not_received.count >= self.n_images
 
-    def take(self, image: Image) -> bool:
+    def take(self, image_id: int, status: int) -> bool:
         """Note an image; returns whether it belongs to the acquisition and shall be stored.
+
+        Parameters
+        ----------
+        status
+            A `Status`, as a number.
 
         Raises
         ------
         AcquisitionError
             If ids went back: the detector was restarted in the middle.
         """
-        image_id = image.image_id
-        if self.done:
+        if self.n_dispatched + self.not_received.count >= self.n_images:
             return False
         if self.last_id is None:
             if image_id < self.start_id:
@@ -121,7 +127,7 @@ class Account:
         self.last_id = image_id
         self.n_dispatched += 1
         self.dispatched.add(image_id)
-        if image.status != Status.GOOD_IMAGE:
+        if status != Status.GOOD_IMAGE:
             self.incomplete.add(image_id)
         return True
 
@@ -133,32 +139,107 @@ class Account:
         ledger.lost_ids[LossReason.NOT_RECEIVED] = self.not_received
         return ledger
 
-    def final(
-        self, stored_ids: list[int], stored_status: list[int], unstored_reason: LossReason
-    ) -> Ledger:
-        """Return the ledger from what the files really hold.
+
+Ranges = list[tuple[int, int]]
+
+
+class Settlement:
+    """The final account of an acquisition, from what its files really hold.
+
+    Files are read block by block: nothing here grows with the number of images, but for gaps.
+
+    Parameters
+    ----------
+    account
+        What was handed to the writers.
+    """
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._stored = IdRanges()
+        self._n_complete = 0
+        self._incomplete = IdRanges()
+        self._lost: dict[LossReason, Ranges] = {}
+
+    def add_stored(self, image_ids: np.ndarray, status: np.ndarray) -> None:
+        """Note images that a file holds.
 
         Parameters
         ----------
-        stored_ids, stored_status
-            Of every image in the files, ids increasing.
-        unstored_reason
-            Why images that were handed to a writer are not there.
+        image_ids, status
+            (n,) each; ids increasing over all calls.
         """
-        ledger = Ledger(requested=self.n_images)
-        ledger.lost_ids[LossReason.NOT_RECEIVED] = self.not_received
-        for image_id, status in zip(stored_ids, stored_status, strict=True):
-            if status == Status.GOOD_IMAGE:
-                ledger.complete += 1
-            else:
-                ledger.incomplete_ids.add(image_id)
-        stored = set(stored_ids)
-        if len(stored) != self.n_dispatched:
-            unstored = ledger.lost_ids[unstored_reason]
-            for image_id in self.dispatched:
-                if image_id not in stored:
-                    unstored.add(image_id)
-            if self.dispatched.truncated:  # of the rest only the number is known
-                unstored.truncated = True
-                unstored.count = self.n_dispatched - len(stored)
+        good = status == int(Status.GOOD_IMAGE)
+        self._n_complete += int(np.count_nonzero(good))
+        for image_id in image_ids[~good].tolist():
+            self._incomplete.add(image_id)
+        for first, last in ranges_of(image_ids):
+            self._stored.add_range(first, last)
+
+    def add_lost(self, first: int, last: int, reason: LossReason) -> None:
+        """Note images that a writer says it lost, both ids included."""
+        self._lost.setdefault(reason, []).append((first, last))
+
+    def ledger(self) -> Ledger:
+        """Return the account; what no writer has a reason for is a write error."""
+        account = self._account
+        ledger = Ledger(requested=account.n_images)
+        ledger.complete = self._n_complete
+        ledger.incomplete_ids = self._incomplete
+        ledger.lost_ids[LossReason.NOT_RECEIVED] = account.not_received
+        n_unstored = account.n_dispatched - self._stored.count
+        if account.dispatched.truncated or self._stored.truncated:
+            self._count_lost(ledger, n_unstored)
+            return ledger
+        unstored = difference(account.dispatched.ranges(), self._stored.ranges())
+        for reason, found in self._lost.items():
+            named = difference(unstored, difference(unstored, sorted(found)))
+            _fill(ledger.lost_ids[reason], named)
+            unstored = difference(unstored, named)
+        _fill(ledger.lost_ids[LossReason.WRITE_ERROR], unstored)
         return ledger
+
+    def _count_lost(self, ledger: Ledger, n_unstored: int) -> None:
+        """Count where ids have so many gaps that they are not known one by one."""
+        for reason, found in self._lost.items():
+            for first, last in sorted(found):
+                n = min(last - first + 1, n_unstored)
+                ledger.lost_ids[reason].add_range(first, first + n - 1)
+                n_unstored -= n
+        if n_unstored > 0:
+            ledger.lost_ids[LossReason.WRITE_ERROR].truncated = True
+            ledger.lost_ids[LossReason.WRITE_ERROR].count = n_unstored
+
+
+def ranges_of(image_ids: np.ndarray) -> Ranges:
+    """Return increasing ids (n,) as ranges (first, last), both included."""
+    if image_ids.size == 0:
+        return []
+    ends = np.flatnonzero(np.diff(image_ids) != 1)
+    firsts = image_ids[np.concatenate([[0], ends + 1])]
+    lasts = image_ids[np.concatenate([ends, [image_ids.size - 1]])]
+    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+def difference(these: Ranges, those: Ranges) -> Ranges:
+    """Return what is in `these` and not in `those`; both are sorted, ranges include both ends."""
+    found: Ranges = []
+    at = 0
+    for first, last in these:
+        start = first
+        while at < len(those) and those[at][1] < start:
+            at += 1
+        k = at
+        while k < len(those) and those[k][0] <= last:
+            if those[k][0] > start:
+                found.append((start, those[k][0] - 1))
+            start = max(start, those[k][1] + 1)
+            k += 1
+        if start <= last:
+            found.append((start, last))
+    return found
+
+
+def _fill(ids: IdRanges, ranges: Ranges) -> None:
+    for first, last in ranges:
+        ids.add_range(first, last)

@@ -13,36 +13,33 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Final
 
-from tango_stddaq.codecs.writer_action import (
-    Action,
-    CloseFile,
-    ConfirmLastImage,
-    CreateFile,
-    RecordImage,
-    Response,
-)
+from tango_stddaq.codecs import image_metadata, writer_action
+from tango_stddaq.codecs.writer_action import CloseFile, ConfirmLastImage, CreateFile
 from tango_stddaq.config import DaqConfig
-from tango_stddaq.errors import AcquisitionError, FileError
-from tango_stddaq.io import master_file
-from tango_stddaq.io.image_file import read_rows
+from tango_stddaq.errors import AcquisitionError, ConfigError, FileError
+from tango_stddaq.io import creation
+from tango_stddaq.io.creation import FileRules
+from tango_stddaq.io.identity import as_user
 from tango_stddaq.io.image_source import MetadataSource
+from tango_stddaq.io.master_file import Subject
 from tango_stddaq.io.preflight import Request, check
-from tango_stddaq.model import Image
 from tango_stddaq.processing.acquisition import RUNNING, Account, DriverStatus, check_transition
 from tango_stddaq.stages.base import TURN_S, Stage
-from tango_stddaq.stages.writer_link import WriterLink
+from tango_stddaq.stages.conclusion import MasterFile
+from tango_stddaq.stages.writer_links import META, Replies, WriterLinks, failures_of
 from tango_stddaq.stats import Counter, Ledger, LossReason
 
-CREATE_TIMEOUT_S: Final = 5.0
+CREATE_TIMEOUT_S: Final = 4.5
+"""A Start without an answer from all writers is an error after so long."""
+DISCARD_TIMEOUT_S: Final = 0.3
+ABORT_TIMEOUT_S: Final = 5.0
 SAVE_TIMEOUT_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 1.0
-STUCK_S: Final = 10.0
-"""A writer that takes nothing for so long is given up."""
 _UDP_DETECTORS: Final = ("eiger", "gigafrost", "jungfrau-raw", "jungfrau-converted", "jungfrau")
-_WAKE_S: Final = 0.005
+_WAKE_S: Final = 0.001
+_BATCH: Final = 1024
 _S = DriverStatus
-
-Replies = dict[int, Response]
+_TAKING: Final = (_S.WAITING_FOR_FIRST_IMAGE, _S.RECORDING)
 
 
 class WriterDriver(Stage):
@@ -54,6 +51,8 @@ class WriterDriver(Stage):
         Which metadata stream announces the images.
     output_roots
         Directories below which files may be written; none means anywhere.
+    with_metadata_writer
+        Whether a GigaFRoST metadata writer takes part.
 
     Attributes
     ----------
@@ -83,9 +82,18 @@ class WriterDriver(Stage):
     )
 
     def __init__(
-        self, config: DaqConfig, suffix: str = "image", output_roots: tuple[str, ...] = ()
+        self,
+        config: DaqConfig,
+        suffix: str = "image",
+        output_roots: tuple[str, ...] = (),
+        with_metadata_writer: bool = False,
     ) -> None:
         super().__init__(config)
+        if with_metadata_writer and config.detector_type != "gigafrost":
+            raise ConfigError(
+                f"detector_type {config.detector_type}: only a gigafrost has a metadata writer"
+            )
+        self._with_metadata_writer = with_metadata_writer
         self.output_roots = output_roots
         self.n_writers = config.number_of_writers
         self.acquisition_status = _S.IDLE
@@ -104,11 +112,11 @@ class WriterDriver(Stage):
         self._commands: deque[Callable[[], None]] = deque()
         self._number = 0
         self._metadata: MetadataSource | None = None
-        self._links: list[WriterLink] = []
+        self._links: WriterLinks | None = None
         self._request = Request("")
+        self._rules = FileRules()
         self._account = Account(1)
-        self._started = datetime.now(UTC)
-        self._waits_for: tuple[float, Replies, Callable[[Replies], None]] | None = None
+        self._master: MasterFile | None = None
 
     # -- what others call --------------------------------------------------------------------------
 
@@ -143,7 +151,7 @@ class WriterDriver(Stage):
                     f"an acquisition is under way ({self.acquisition_status}, "
                     f"{self.n_dispatched} images so far): Stop or Abort it first"
                 )
-            check(request, self.config, self.n_writers, self.output_roots)
+            self._rules = self._check(request)
             self.reason, self.failed = "", False
             self._request = request
             self._number += 1
@@ -153,6 +161,18 @@ class WriterDriver(Stage):
             self._changed.wait_for(lambda: self.acquisition_status not in before, wait_s)
             if self.failed:
                 raise AcquisitionError(self.reason)
+
+    def _check(self, request: Request) -> FileRules:
+        """Refuse a request that cannot end in a good file; returns how its files are created."""
+        try:
+            rules = FileRules.of(
+                self.config, self.output_roots, request.writer_user_id, request.overwrite
+            )
+            with as_user(rules.user_id):
+                check(request, self.config, self.n_writers, self.output_roots)
+        except FileError as error:
+            raise AcquisitionError(str(error)) from error
+        return rules
 
     def finish(self) -> None:
         """End the acquisition and save what was accepted; nothing happens if there is none."""
@@ -176,31 +196,39 @@ class WriterDriver(Stage):
 
     def _open(self) -> None:
         self._commands.clear()
-        self._waits_for = None
         self.acquisition_status = _S.IDLE
-        for writer_id in range(self.n_writers):
-            self._links.append(WriterLink(self.config, writer_id))
+        self._links = WriterLinks(self.config, self._with_metadata_writer)
         self._metadata = MetadataSource(self.config, self._suffix)
 
     def _turn(self) -> None:
-        if self._metadata is None:
+        if self._metadata is None or self._links is None:
             return
         while self._commands:
             self._commands.popleft()()
-        self._collect_replies()
-        timeout_s = _WAKE_S if self._waits_for is not None else TURN_S
-        self._take(self._metadata.receive(int(timeout_s * 1000)))
-        self.counters["malformed"] = self._metadata.n_malformed
-        for link in self._links:
-            link.pump()
+        self._links.collect()
+        timeout_s = _WAKE_S if self._links.busy else TURN_S
+        self._take(self._metadata.receive_messages(int(timeout_s * 1000), _BATCH))
+        self._links.pump()
 
     def _tick(self) -> None:
-        if self.acquisition_status not in (_S.WAITING_FOR_FIRST_IMAGE, _S.RECORDING):
+        if self.acquisition_status not in _TAKING:
             return
-        for link in self._links:
-            if link.stuck_s() > STUCK_S:
-                self._save(f"writer {link.writer_id} takes no more images", failed=True)
-                return
+        trouble = self.links.trouble()
+        if trouble is not None:
+            self._save(trouble, failed=True)
+
+    @property
+    def links(self) -> WriterLinks:
+        """The links to the writers.
+
+        Raises
+        ------
+        AcquisitionError
+            While the stage does not run.
+        """
+        if self._links is None:
+            raise AcquisitionError("the writer driver does not run")
+        return self._links
 
     def _describe(self) -> str:
         if self.busy:
@@ -211,14 +239,14 @@ class WriterDriver(Stage):
         return f"Waiting for Start. {self.reason}".rstrip()
 
     def _close(self) -> None:
-        if self.busy:
-            self._close_files()
-            self._fail("the writer driver was stopped during the acquisition")
-        for link in self._links:
-            link.close()
+        if self._links is not None:
+            if self.busy:
+                self._links.close_files(CLOSE_TIMEOUT_S)
+                self._fail("the writer driver was stopped during the acquisition")
+            self._links.close()
         if self._metadata is not None:
             self._metadata.close()
-        self._links, self._metadata = [], None
+        self._links = self._metadata = None
 
     # -- the acquisition, all of it in the run loop ------------------------------------------------
 
@@ -231,55 +259,82 @@ class WriterDriver(Stage):
         )
         self.ledger = self._account.provisional()
         self.progress = self.mean_rate_hz = 0.0
-        self._started = datetime.now(UTC)
         self.last_files = [str(path) for path in request.writer_files(self.n_writers)]
         self.last_master = ""
+        self._master = None
         self.say(logging.INFO, f"[event] start of {request.n_images} images in {request.path}")
-        for link in self._links:
-            link.drop_stale()
+        self.links.start()
         self._set_status(_S.CREATING_FILE)
-        self._ask(
-            [CreateFile(path, request.writer_user_id) for path in self.last_files],
+        paths = list(self.last_files)
+        if self._with_metadata_writer:
+            paths.append(str(request.metadata_file()))
+        user = request.writer_user_id
+        self.links.ask(
+            [CreateFile(path, user, request.overwrite, True) for path in paths],
             CREATE_TIMEOUT_S,
             self._created,
         )
 
     def _created(self, replies: Replies) -> None:
-        failures = self._failures(replies)
+        failures = failures_of(replies)
+        if not failures:
+            self.links.remember()
+            try:
+                self._master = MasterFile(
+                    self._request.master_file(),
+                    Subject.of(self.config, datetime.now(UTC)),
+                    [Path(path) for path in self.last_files],
+                    self._rules,
+                )
+            except FileError as error:
+                failures.append(str(error))
         if failures:
             # A file that could not be created is not ours to remove.
-            self.last_files = [self.last_files[i] for i in sorted(replies) if replies[i].ok]
-            self._discard("; ".join(failures), CREATE_TIMEOUT_S, failed=True)
+            created = [writer_id for writer_id, reply in replies.items() if reply.ok]
+            self.last_files = [self.last_files[i] for i in created if isinstance(i, int)]
+            self._discard("; ".join(failures), DISCARD_TIMEOUT_S, failed=True, only=created)
             return
+        self.last_master = str(self._request.master_file())
         self._set_status(_S.FILE_CREATED)
         self._set_status(_S.WAITING_FOR_FIRST_IMAGE)
 
-    def _take(self, images: list[Image]) -> None:
-        self.counters["seen"] += len(images)
-        if self.acquisition_status not in (_S.WAITING_FOR_FIRST_IMAGE, _S.RECORDING):
+    def _take(self, messages: list[bytes]) -> None:
+        """Hand the images announced to the writers."""
+        self.counters["seen"] += len(messages)
+        if not messages or self.acquisition_status not in _TAKING:
             return
-        account = self._account
-        for image in images:
+        received = writer_action.received_at(time.time_ns())
+        account, links = self._account, self.links
+        n_before = account.n_dispatched
+        for data in messages:
             try:
-                wanted = account.take(image)
+                image = image_metadata.parse(data)
+            except ValueError:
+                self.counters["malformed"] += 1
+                continue
+            try:
+                wanted = account.take(image.image_id, image.status)
             except AcquisitionError as error:
+                self._count_dispatched(n_before)
                 self._save(str(error), failed=True)
                 return
             if wanted:
-                if self.acquisition_status is _S.WAITING_FOR_FIRST_IMAGE:
-                    self._first_image_s = time.monotonic()
-                    self._set_status(_S.RECORDING)
-                link = self._links[(account.n_dispatched - 1) % len(self._links)]
-                link.send(RecordImage(image))
-                self.counters["dispatched"] += 1
-            if account.done:
-                self._note_rate()
-                self._save(f"all {account.n_images} images are accounted for")
-                return
-        if images:
-            self._note_rate()
-            self.ledger = account.provisional()
-            self.progress = self.ledger.expected / account.n_images
+                end = b"" if image.received_ns else received
+                links.dispatch(account.n_dispatched - 1, writer_action.record(data, end))
+        self._count_dispatched(n_before)
+        if account.done:
+            self._save(f"all {account.n_images} images are accounted for")
+            return
+        self.ledger = account.provisional()
+        self.progress = self.ledger.expected / account.n_images
+
+    def _count_dispatched(self, n_before: int) -> None:
+        n_new = self._account.n_dispatched - n_before
+        if n_new and self.acquisition_status is _S.WAITING_FOR_FIRST_IMAGE:
+            self._first_image_s = time.monotonic()
+            self._set_status(_S.RECORDING)
+        self.counters["dispatched"] += n_new
+        self._note_rate()
 
     def _note_rate(self) -> None:
         elapsed_s = time.monotonic() - self._first_image_s
@@ -287,29 +342,26 @@ class WriterDriver(Stage):
             self.mean_rate_hz = (self.n_dispatched - 1) / elapsed_s
 
     def _finish(self) -> None:
-        if self.acquisition_status in (_S.WAITING_FOR_FIRST_IMAGE, _S.RECORDING):
-            while self._metadata is not None and self.acquisition_status in (
-                _S.WAITING_FOR_FIRST_IMAGE,
-                _S.RECORDING,
-            ):
-                images = self._metadata.receive(0)  # what was announced before the Stop counts
-                if not images:
+        if self.acquisition_status in _TAKING:
+            while self._metadata is not None and self.acquisition_status in _TAKING:
+                messages = self._metadata.receive_messages(0)  # announced before the Stop: they count
+                if not messages:
                     break
-                self._take(images)
-            if self.acquisition_status in (_S.WAITING_FOR_FIRST_IMAGE, _S.RECORDING):
+                self._take(messages)
+            if self.acquisition_status in _TAKING:
                 account = self._account
                 self._set_status(_S.STOP)
                 self._save(
                     f"stopped by the user after {account.n_dispatched} of {account.n_images} images"
                 )
         elif self.acquisition_status in (_S.STARTED, _S.CREATING_FILE):
-            self._discard("stopped by the user before the files were created", SAVE_TIMEOUT_S)
+            self._discard("stopped by the user before the files were created", ABORT_TIMEOUT_S)
 
     def _abort(self) -> None:
         if self.busy and self.acquisition_status is not _S.STOP:
             self._discard(
                 f"aborted by the user after {self.n_dispatched} images; the files were removed",
-                SAVE_TIMEOUT_S,
+                ABORT_TIMEOUT_S,
             )
 
     def _save(self, reason: str, failed: bool = False) -> None:
@@ -319,37 +371,27 @@ class WriterDriver(Stage):
         if self.acquisition_status is _S.WAITING_FOR_FIRST_IMAGE:
             self._set_status(_S.STOP)
         self._set_status(_S.SAVING_FILE)
-        self._ask([ConfirmLastImage()] * len(self._links), SAVE_TIMEOUT_S, self._confirmed)
+        self.links.ask([ConfirmLastImage()] * len(self.links.all), SAVE_TIMEOUT_S, self._confirmed)
 
     def _confirmed(self, confirmed: Replies) -> None:
-        self._ask(
-            [CloseFile()] * len(self._links),
+        self.links.ask(
+            [CloseFile()] * len(self.links.all),
             SAVE_TIMEOUT_S,
             lambda closed: self._closed(confirmed, closed),
         )
 
     def _closed(self, confirmed: Replies, closed: Replies) -> None:
-        failures = list(dict.fromkeys(self._failures(confirmed) + self._failures(closed)))
-        overwritten = sum(reply.n_overwritten or 0 for reply in confirmed.values())
-        unstored = LossReason.OVERWRITTEN if overwritten else LossReason.WRITE_ERROR
-        files = []
-        for path in self.last_files:
-            try:
-                read_rows(Path(path), self.config.detector_name)
-                files.append(Path(path))
-            except FileError as error:
-                failures.append(str(error))
-        try:
-            stored = master_file.collect(files, self.config.detector_name)
-            self.ledger = self._account.final(
-                stored.rows["image_id"].tolist(), stored.rows["status"].tolist(), unstored
+        writers = dict.fromkeys(failures_of(confirmed) + failures_of(closed))
+        writers.pop(self.reason, None)  # what ended the acquisition is said once
+        replies = [*confirmed.values(), *closed.values()]
+        overwritten = {pair for reply in replies for pair in reply.overwritten}
+        failures = list(writers)
+        if self._master is not None:
+            conclusion = self._master.conclude(
+                self._account, overwritten, lambda more: "; ".join([self.reason, *writers, *more])
             )
-            master = self._request.master_file()
-            reason = "; ".join([self.reason, *failures])
-            master_file.create(master, self.config, stored, self.ledger, self._started, reason)
-            self.last_master = str(master)
-        except FileError as error:
-            failures.append(str(error))
+            self.ledger = conclusion.ledger
+            failures += conclusion.failures
         self.progress = min(1.0, self.ledger.expected / self._account.n_images)
         self.counters["lost"] += self.ledger.lost
         if failures or self.failed:
@@ -360,18 +402,29 @@ class WriterDriver(Stage):
         self._set_status(_S.FILE_SAVED)
         self._set_status(_S.IDLE)
 
-    def _discard(self, reason: str, timeout_s: float, failed: bool = False) -> None:
-        """Let the writers close their files; `_discarded` removes them."""
+    def _discard(
+        self, reason: str, timeout_s: float, failed: bool = False, only: list[int | str] | None = None
+    ) -> None:
+        """Let the writers (`only` those, if given) close their files; `_discarded` removes them."""
         self.reason, self.failed = reason, failed
-        for link in self._links:
-            link.drop_waiting()
+        self.links.drop_waiting()
         self._set_status(_S.STOP)
-        self._ask([CloseFile()] * len(self._links), timeout_s, lambda _closed: self._discarded())
+        actions = [CloseFile()] * len(self.links.all)
+        self.links.ask(actions, timeout_s, lambda closed: self._discarded(META in closed), only)
 
-    def _discarded(self) -> None:
-        for path in self.last_files:
-            Path(path).unlink(missing_ok=True)
-        self.last_files = []
+    def _discarded(self, with_metadata: bool) -> None:
+        ours = [Path(path) for path in self.last_files]
+        if with_metadata:
+            ours.append(self._request.metadata_file())
+        if self._master is not None and self._master.is_ours():
+            ours.append(self._master.path)
+        for path in ours:
+            try:
+                creation.remove(path, self._rules.user_id)
+            except FileError as error:
+                self.failed = True
+                self.reason = f"{self.reason}; {error}"
+        self.last_files, self.last_master = [], ""
         account = self._account
         self.ledger = Ledger(requested=account.n_images)
         self.ledger.lost_ids[LossReason.ABORTED] = account.dispatched
@@ -382,58 +435,14 @@ class WriterDriver(Stage):
         self.say(logging.INFO, f"[event] {self.reason}")
         self._set_status(_S.IDLE)
 
-    def _close_files(self) -> None:
-        """Let the writers close their files, and wait for it as long as a `stop` may take."""
-        for link in self._links:
-            link.drop_waiting()
-            link.send(CloseFile())
-        deadline_s = time.monotonic() + CLOSE_TIMEOUT_S
-        open_links = list(self._links)
-        while open_links and time.monotonic() < deadline_s:
-            open_links = [link for link in open_links if link.take_reply() is None]
-            time.sleep(_WAKE_S)
-
     def _fail(self, reason: str) -> None:
-        self._waits_for = None
+        if self._links is not None:
+            self._links.forget_questions()
         self.reason, self.failed = reason, True
         self.counters["failed_acquisitions"] += 1
         self.say(logging.ERROR, reason)
         self._set_status(_S.ERROR)
         self._set_status(_S.IDLE)
-
-    # -- talk with the writers ---------------------------------------------------------------------
-
-    def _ask(self, actions: list[Action], timeout_s: float, then: Callable[[Replies], None]) -> None:
-        """Send one action to each writer and go on with `then` when all have answered."""
-        self._waits_for = (time.monotonic() + timeout_s, {}, then)
-        for link, action in zip(self._links, actions, strict=True):
-            link.send(action)
-
-    def _collect_replies(self) -> None:
-        if self._waits_for is None:
-            return
-        deadline_s, replies, then = self._waits_for
-        for link in self._links:
-            if link.writer_id in replies:
-                continue
-            reply = link.take_reply()
-            if reply is None and (time.monotonic() > deadline_s or link.stuck_s() > STUCK_S):
-                link.give_up()
-                reply = Response(
-                    False, f"writer {link.writer_id} does not answer; does it run with this config?"
-                )
-            if reply is not None:
-                replies[link.writer_id] = reply
-        if len(replies) == len(self._links):
-            self._waits_for = None
-            then(replies)
-
-    def _failures(self, replies: Replies) -> list[str]:
-        return [
-            reply.reason or f"writer {writer_id} failed"
-            for writer_id, reply in sorted(replies.items())
-            if not reply.ok
-        ]
 
     def _set_status(self, status: DriverStatus) -> None:
         with self._changed:

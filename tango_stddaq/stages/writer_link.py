@@ -18,13 +18,18 @@ class WriterLink:
     A writer answers in order everything but images, and does not say what it answers: replies are
     counted, so that one to an earlier action is never taken for the reply to the last one.
 
+    Parameters
+    ----------
+    writer_id
+        Its number, or "meta" for the metadata writer.
+
     Raises
     ------
     ChannelError
         If another driver is bound to the writer's address.
     """
 
-    def __init__(self, config: DaqConfig, writer_id: int) -> None:
+    def __init__(self, config: DaqConfig, writer_id: int | str) -> None:
         name = config.detector_name
         self.writer_id = writer_id
         self._out = channels.bind(
@@ -34,6 +39,10 @@ class WriterLink:
             zmq.PULL, channels.ipc_address(name, f"writer-{writer_id}"), channels.DRIVER_HWM
         )
         self._is_connected = False
+        self.failure: str | None = None
+        """What the writer says unasked: that it could not store an image of this acquisition."""
+        self.n_connections = 0
+        """How often the writer was found: one more means that it was restarted."""
         self._waiting: deque[tuple[bytes, bool]] = deque()
         self._n_unanswered = 0
         self._last_writable_s = time.monotonic()
@@ -45,6 +54,10 @@ class WriterLink:
         self._n_unanswered += is_answered
         self.pump()
 
+    def send_image(self, data: bytes) -> None:
+        """Queue a `RecordImage`, as bytes; it goes out with the next `pump`."""
+        self._waiting.append((data, False))
+
     def pump(self) -> None:
         """Send what the writer takes now.
 
@@ -54,6 +67,10 @@ class WriterLink:
         while self._events.poll(0):
             event = recv_monitor_message(self._events)["event"]
             self._is_connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            if self._is_connected:
+                self.n_connections += 1
+                # What an earlier process was asked will not be answered.
+                self._n_unanswered = sum(is_answered for _, is_answered in self._waiting)
         while self._waiting and self._is_connected:
             try:
                 self._out.send(self._waiting[0][0], zmq.DONTWAIT)
@@ -61,6 +78,16 @@ class WriterLink:
                 return
             self._waiting.popleft()
             self._last_writable_s = time.monotonic()
+
+    def is_same_as(self, n_connections: int) -> bool:
+        """Return whether the writer is there, and was not restarted since `n_connections` was read."""
+        self.pump()
+        return self._is_connected and self.n_connections == n_connections
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether something waits for the writer to take it."""
+        return bool(self._waiting)
 
     def stuck_s(self) -> float:
         """Return for how long the writer has taken nothing: it is dead, or its disk is."""
@@ -76,18 +103,21 @@ class WriterLink:
                 data = self._replies.recv(zmq.DONTWAIT)
             except zmq.Again:
                 return None
+            try:
+                response = writer_action.decode_response(data)
+            except ValueError as error:
+                response = Response(False, str(error))
+            if response.unasked:
+                self.failure = response.reason
+                continue
             self._n_unanswered -= 1
             if self._n_unanswered == 0:
-                try:
-                    return writer_action.decode_response(data)
-                except ValueError as error:
-                    return Response(False, str(error))
+                return response
             self._n_unanswered = max(0, self._n_unanswered)  # below: one that came after `give_up`
 
     def give_up(self) -> None:
-        """Expect no replies any more, and forget what the writer has not taken."""
-        self._waiting.clear()
-        self._n_unanswered = 0
+        """Forget what the writer has not taken; what it has taken it may still answer, late."""
+        self.drop_waiting()
 
     def drop_waiting(self) -> None:
         """Forget what the writer has not taken."""
@@ -99,6 +129,7 @@ class WriterLink:
         self.drop_waiting()
         while self.take_reply() is not None:
             pass
+        self.failure = None
         self._last_writable_s = time.monotonic()
 
     def close(self) -> None:

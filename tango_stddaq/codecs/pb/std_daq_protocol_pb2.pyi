@@ -1,7 +1,8 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -101,7 +102,7 @@ class PcoImageMetadata(_message.Message):
     def __init__(self, global_timestamp_sec: _Optional[int] = ..., global_timestamp_ns: _Optional[int] = ..., bsread_name: _Optional[str] = ...) -> None: ...
 
 class ImageMetadata(_message.Message):
-    __slots__ = ("image_id", "height", "width", "size", "dtype", "status", "compression", "gf", "jf", "eg", "pco", "n_missing_packets", "n_missing_modules")
+    __slots__ = ("image_id", "height", "width", "size", "dtype", "status", "compression", "gf", "jf", "eg", "pco", "n_missing_packets", "n_missing_modules", "received_ns")
     IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +116,7 @@ class ImageMetadata(_message.Message):
     PCO_FIELD_NUMBER: _ClassVar[int]
     N_MISSING_PACKETS_FIELD_NUMBER: _ClassVar[int]
     N_MISSING_MODULES_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_NS_FIELD_NUMBER: _ClassVar[int]
     image_id: int
     height: int
     width: int
@@ -128,15 +130,20 @@ class ImageMetadata(_message.Message):
     pco: PcoImageMetadata
     n_missing_packets: int
     n_missing_modules: int
-    def __init__(self, image_id: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., size: _Optional[int] = ..., dtype: _Optional[_Union[ImageMetadataDtype, str]] = ..., status: _Optional[_Union[ImageMetadataStatus, str]] = ..., compression: _Optional[_Union[ImageMetadataCompression, str]] = ..., gf: _Optional[_Union[GFImageMetadata, _Mapping]] = ..., jf: _Optional[_Union[JFImageMetadata, _Mapping]] = ..., eg: _Optional[_Union[EGImageMetadata, _Mapping]] = ..., pco: _Optional[_Union[PcoImageMetadata, _Mapping]] = ..., n_missing_packets: _Optional[int] = ..., n_missing_modules: _Optional[int] = ...) -> None: ...
+    received_ns: int
+    def __init__(self, image_id: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., size: _Optional[int] = ..., dtype: _Optional[_Union[ImageMetadataDtype, str]] = ..., status: _Optional[_Union[ImageMetadataStatus, str]] = ..., compression: _Optional[_Union[ImageMetadataCompression, str]] = ..., gf: _Optional[_Union[GFImageMetadata, _Mapping]] = ..., jf: _Optional[_Union[JFImageMetadata, _Mapping]] = ..., eg: _Optional[_Union[EGImageMetadata, _Mapping]] = ..., pco: _Optional[_Union[PcoImageMetadata, _Mapping]] = ..., n_missing_packets: _Optional[int] = ..., n_missing_modules: _Optional[int] = ..., received_ns: _Optional[int] = ...) -> None: ...
 
 class CreateFileCommand(_message.Message):
-    __slots__ = ("path", "writer_id")
+    __slots__ = ("path", "writer_id", "overwrite", "tell_of_failure")
     PATH_FIELD_NUMBER: _ClassVar[int]
     WRITER_ID_FIELD_NUMBER: _ClassVar[int]
+    OVERWRITE_FIELD_NUMBER: _ClassVar[int]
+    TELL_OF_FAILURE_FIELD_NUMBER: _ClassVar[int]
     path: str
     writer_id: int
-    def __init__(self, path: _Optional[str] = ..., writer_id: _Optional[int] = ...) -> None: ...
+    overwrite: bool
+    tell_of_failure: bool
+    def __init__(self, path: _Optional[str] = ..., writer_id: _Optional[int] = ..., overwrite: _Optional[bool] = ..., tell_of_failure: _Optional[bool] = ...) -> None: ...
 
 class RecordImage(_message.Message):
     __slots__ = ("image_metadata",)
@@ -165,13 +172,17 @@ class WriterAction(_message.Message):
     def __init__(self, create_file: _Optional[_Union[CreateFileCommand, _Mapping]] = ..., record_image: _Optional[_Union[RecordImage, _Mapping]] = ..., close_file: _Optional[_Union[CloseFile, _Mapping]] = ..., confirm_last_image: _Optional[_Union[ConfirmLastImageWritten, _Mapping]] = ...) -> None: ...
 
 class WriterResponse(_message.Message):
-    __slots__ = ("code", "reason", "n_written", "n_overwritten")
+    __slots__ = ("code", "reason", "n_written", "n_overwritten", "unasked", "overwritten")
     CODE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     N_WRITTEN_FIELD_NUMBER: _ClassVar[int]
     N_OVERWRITTEN_FIELD_NUMBER: _ClassVar[int]
+    UNASKED_FIELD_NUMBER: _ClassVar[int]
+    OVERWRITTEN_FIELD_NUMBER: _ClassVar[int]
     code: ResponseCode
     reason: str
     n_written: int
     n_overwritten: int
-    def __init__(self, code: _Optional[_Union[ResponseCode, str]] = ..., reason: _Optional[str] = ..., n_written: _Optional[int] = ..., n_overwritten: _Optional[int] = ...) -> None: ...
+    unasked: bool
+    overwritten: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, code: _Optional[_Union[ResponseCode, str]] = ..., reason: _Optional[str] = ..., n_written: _Optional[int] = ..., n_overwritten: _Optional[int] = ..., unasked: _Optional[bool] = ..., overwritten: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -71,7 +71,7 @@ def test_status_compression_and_our_additions_on_the_wire() -> None:
 
 
 def test_unknown_fields_of_a_newer_program_are_skipped() -> None:
-    wire = HEAD + bytes.fromhex("b006 01")  # field 102
+    wire = HEAD + bytes.fromhex("a03801")  # field 900
     assert image_metadata.decode(wire) == image()
 
 

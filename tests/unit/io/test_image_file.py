@@ -10,8 +10,9 @@ import pytest
 from tango_stddaq import config as config_module
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import FileError
-from tango_stddaq.io.image_file import ImageFile, read_rows
+from tango_stddaq.io.image_file import ImageFile
 from tango_stddaq.io.ring import RingOwner, RingReader
+from tango_stddaq.io.stored_images import StoredFile
 from tango_stddaq.model import Compression, Dtype, Image, Status
 
 HEIGHT, WIDTH = 3, 5
@@ -70,6 +71,12 @@ def source(detector_name: str) -> Iterator[Source]:
     source.owner.close()
 
 
+def read_rows(path: Path, detector_name: str) -> np.ndarray:
+    with StoredFile(path, detector_name) as file:
+        rows: np.ndarray = file.metadata[()]
+        return rows
+
+
 Create = Callable[..., ImageFile]
 
 
@@ -80,7 +87,7 @@ def create(detector_name: str, tmp_path: Path) -> Iterator[Create]:
     def create(per_chunk: int = 1, name: str = "file0.h5") -> ImageFile:
         config = small_config(detector_name, gpfs_block_size=per_chunk * IMAGE_BYTES)
         assert config.sizes.images_per_chunk == per_chunk
-        files.append(ImageFile(tmp_path / name, detector_name, config.sizes))
+        files.append(ImageFile(tmp_path / name, config))
         return files[-1]
 
     yield create
@@ -226,7 +233,7 @@ def test_chunk_that_hdf5_cannot_hold_is_refused_and_leaves_no_file(
 ) -> None:
     config = small_config(detector_name, gpfs_block_size=5 * 2**30)
     with pytest.raises(FileError, match="cannot be created"):
-        ImageFile(tmp_path / "file0.h5", detector_name, config.sizes)
+        ImageFile(tmp_path / "file0.h5", config)
     assert list(tmp_path.iterdir()) == []
 
 

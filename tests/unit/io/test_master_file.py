@@ -1,5 +1,6 @@
 """The master file: all images in the order of their ids, whatever the writers' files hold."""
 
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tango_stddaq.errors import FileError
-from tango_stddaq.io import master_file
-from tango_stddaq.io.image_file import METADATA
+from tango_stddaq.io import master_file, virtual_images
+from tango_stddaq.io.master_file import Subject
+from tango_stddaq.io.rows import METADATA
+from tango_stddaq.io.stored_images import StoredFile
 from tango_stddaq.stats import Ledger, LossReason
 
 from .test_image_file import HEIGHT, WIDTH, pixels_of, small_config
@@ -34,9 +37,10 @@ def write_part(path: Path, detector_name: str, image_ids: list[int]) -> Path:
 def join(directory: Path, detector_name: str, parts: list[list[int]], ledger: Ledger) -> Path:
     files = [write_part(directory / f"file{i}.h5", detector_name, ids) for i, ids in enumerate(parts)]
     master = directory / "file.h5"
-    stored = master_file.collect(files, detector_name)
-    config = small_config(detector_name)
-    master_file.create(master, config, stored, ledger, STARTED, "all images stored")
+    subject = Subject.of(small_config(detector_name), STARTED)
+    with ExitStack() as stack:
+        stored = [stack.enter_context(StoredFile(path, detector_name)) for path in files]
+        master_file.create(master, subject, stored, ledger, "all images stored")
     return master
 
 
@@ -70,7 +74,7 @@ def test_runs_name_every_image_once_at_its_place(
             position[[a, b]] = position[[b, a]]
     named = np.full((2, source.size), -1, np.int64)
     for which in range(4):
-        for target, stride, first, length in master_file.runs(source, position, which):
+        for target, stride, first, length in virtual_images.runs(source, position, which):
             assert length >= 1
             assert stride >= 1
             targets = target + stride * np.arange(length)
@@ -81,15 +85,15 @@ def test_runs_name_every_image_once_at_its_place(
 
 def test_images_dealt_in_turn_are_one_run_per_file() -> None:
     source, position = np.arange(1000) % 3, np.arange(1000) // 3
-    assert master_file.runs(source, position, 0) == [(0, 3, 0, 334)]
-    assert master_file.runs(source, position, 2) == [(2, 3, 0, 333)]
+    assert virtual_images.runs(source, position, 0) == [(0, 3, 0, 334)]
+    assert virtual_images.runs(source, position, 2) == [(2, 3, 0, 333)]
 
 
 def test_many_gaps_are_cut_into_runs_without_going_through_all_images_each_time() -> None:
     steps = np.random.default_rng(1).integers(1, 3, 200_000)
     source = np.ones(int(steps.sum()), np.int64)
     source[np.cumsum(steps) - 1] = 0
-    found = master_file.runs(source, np.cumsum(source == 0) - 1, 0)
+    found = virtual_images.runs(source, np.cumsum(source == 0) - 1, 0)
     assert sum(length for *_, length in found) == 200_000
 
 
@@ -141,15 +145,17 @@ def test_master_tells_what_happened(detector_name: str, tmp_path: Path) -> None:
     assert [account[name] for name in ("incomplete", "lost")] == [1, 2]
     assert account["incomplete_ids"].tolist() == [3]
     assert account["lost_ids_overwritten"].tolist() == [4, 5]
+    assert account["incomplete_ranges"].tolist() == [(3, 3, b"incomplete")]
+    assert account["lost_ranges"].tolist() == [(4, 5, b"overwritten")]
 
 
 def test_existing_master_is_not_overwritten(detector_name: str, tmp_path: Path) -> None:
     (tmp_path / "file.h5").write_text("precious")
-    with pytest.raises(FileError, match="cannot be written"):
+    with pytest.raises(FileError, match="exists already"):
         join(tmp_path, detector_name, [[1]], Ledger())
     assert (tmp_path / "file.h5").read_text() == "precious"
 
 
 def test_missing_file_is_named(detector_name: str, tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"file7\.h5: cannot be read back"):
-        master_file.collect([tmp_path / "file7.h5"], detector_name)
+        StoredFile(tmp_path / "file7.h5", detector_name)

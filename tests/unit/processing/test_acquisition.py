@@ -1,29 +1,51 @@
 """The table of states, and the account of an acquisition's images."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tango_stddaq.errors import AcquisitionError
-from tango_stddaq.model import Dtype, Image, Status
+from tango_stddaq.model import Status
 from tango_stddaq.processing.acquisition import (
     DEFAULT_N_IMAGES,
     RUNNING,
     TRANSITIONS,
     Account,
     DriverStatus,
+    Settlement,
     check_transition,
+    difference,
+    ranges_of,
 )
-from tango_stddaq.stats import IdRanges, LossReason
+from tango_stddaq.stats import IdRanges, Ledger, LossReason
 
 
-def image(image_id: int, status: Status = Status.GOOD_IMAGE) -> Image:
-    return Image(image_id, 2, 2, 4, Dtype.UINT8, status)
+def as_ranges(ids: set[int]) -> list[tuple[int, int]]:
+    return ranges_of(np.array(sorted(ids), np.uint64))
+
+
+def settle(
+    account: Account,
+    *blocks: list[int],
+    status: dict[int, Status] | None = None,
+    overwritten: Sequence[tuple[int, int]] = (),
+) -> Ledger:
+    """Settle from what files hold, block by block."""
+    settlement = Settlement(account)
+    for first, last in overwritten:
+        settlement.add_lost(first, last, LossReason.OVERWRITTEN)
+    for ids in blocks:
+        states = [(status or {}).get(image_id, Status.GOOD_IMAGE) for image_id in ids]
+        settlement.add_stored(np.array(ids, np.uint64), np.array(states, np.uint64))
+    return settlement.ledger()
 
 
 def take(account: Account, *image_ids: int) -> list[int]:
     """Offer images; return those that shall be stored."""
-    return [image_id for image_id in image_ids if account.take(image(image_id))]
+    return [image_id for image_id in image_ids if account.take(image_id, Status.GOOD_IMAGE)]
 
 
 def test_status_words_and_default_count_are_those_that_clients_know() -> None:
@@ -96,19 +118,19 @@ def test_ids_that_go_back_end_the_acquisition_even_below_start_id(again: int) ->
     account = Account(1000, start_id=100)
     take(account, 149, 150)
     with pytest.raises(AcquisitionError, match=f"went back from 150 to {again}"):
-        account.take(image(again))
+        account.take(again, Status.GOOD_IMAGE)
 
 
 def test_after_the_last_image_a_restart_of_the_detector_does_not_matter() -> None:
     account = Account(1)
     take(account, 50)
-    assert not account.take(image(1))
+    assert not account.take(1, Status.GOOD_IMAGE)
 
 
 def test_every_image_that_is_not_good_counts_as_incomplete() -> None:
     account = Account(10)
     for image_id, status in enumerate(Status):
-        account.take(image(image_id, status))
+        account.take(image_id, status)
     ledger = account.provisional()
     assert (ledger.complete, ledger.incomplete, ledger.requested) == (1, 3, 10)
     assert list(ledger.incomplete_ids) == [0, 2, 3]
@@ -117,21 +139,36 @@ def test_every_image_that_is_not_good_counts_as_incomplete() -> None:
 def test_the_final_ledger_says_what_the_files_hold_and_why_the_rest_is_not_there() -> None:
     account = Account(6)
     take(account, 1, 2, 3, 5, 6)
-    ledger = account.final([1, 3, 6], [Status.GOOD_IMAGE, Status.MISSING_PACKETS, Status.GOOD_IMAGE],
-                           LossReason.OVERWRITTEN)  # fmt: skip
-    assert (ledger.complete, list(ledger.incomplete_ids)) == (2, [3])
-    assert list(ledger.lost_ids[LossReason.NOT_RECEIVED]) == [4]
-    assert list(ledger.lost_ids[LossReason.OVERWRITTEN]) == [2, 5]
-    assert ledger.expected == 6
+    found = settle(account, [1], [3, 6], status={3: Status.MISSING_PACKETS}, overwritten=[(2, 3)])
+    assert (found.complete, list(found.incomplete_ids)) == (2, [3])
+    assert list(found.lost_ids[LossReason.NOT_RECEIVED]) == [4]
+    assert list(found.lost_ids[LossReason.OVERWRITTEN]) == [2]
+    assert list(found.lost_ids[LossReason.WRITE_ERROR]) == [5]
+    assert found.expected == 6
+
+
+def test_what_a_writer_calls_overwritten_counts_only_where_it_was_asked_to_store_it() -> None:
+    account = Account(4)
+    take(account, 10, 11, 12, 13)
+    found = settle(account, [10, 13], overwritten=[(11, 11), (5, 9), (13, 500), (11, 11)])
+    assert list(found.lost_ids[LossReason.OVERWRITTEN]) == [11]
+    assert list(found.lost_ids[LossReason.WRITE_ERROR]) == [12]
 
 
 def test_no_image_is_forgotten_when_there_are_too_many_ranges_to_keep() -> None:
     account = Account(10, ids_are_contiguous=False, dispatched=IdRanges(max_ranges=3))
     take(account, *range(0, 100, 10))
-    ledger = account.final([0, 90], [Status.GOOD_IMAGE] * 2, LossReason.WRITE_ERROR)
+    ledger = settle(account, [0, 90], overwritten=[(10, 10), (40, 40)])
     lost = ledger.lost_ids[LossReason.WRITE_ERROR]
-    assert (list(lost), lost.count, lost.truncated) == ([10, 20], 8, True)
+    assert list(ledger.lost_ids[LossReason.OVERWRITTEN]) == [10, 40]
+    assert (list(lost), lost.count, lost.truncated) == ([], 6, True)
     assert ledger.expected == 10
+
+
+@given(st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)))
+def test_difference_of_ranges_is_that_of_sets(these: set[int], those: set[int]) -> None:
+    found = difference(as_ranges(these), as_ranges(those))
+    assert [k for first, last in found for k in range(first, last + 1)] == sorted(these - those)
 
 
 @given(
@@ -144,7 +181,8 @@ def test_every_image_ends_in_exactly_one_bin(
     dispatched = take(account, *sorted(seen))
     stored = [image_id for image_id in dispatched if data.draw(st.booleans())]
     provisional = account.provisional()
-    ledger = account.final(stored, [Status.GOOD_IMAGE] * len(stored), LossReason.WRITE_ERROR)
+    cut = data.draw(st.integers(0, len(stored)))
+    ledger = settle(account, stored[:cut], stored[cut:])
     assert ledger.expected == provisional.expected <= n_images
     assert account.done == (ledger.expected == n_images)
     bins = [*stored, *(image_id for lost in ledger.lost_ids.values() for image_id in lost)]

@@ -1,0 +1,87 @@
+"""The GigaFRoST metadata file: `/<detector_name>/metadata`, one row for each image, and no pixels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tango_stddaq.closing import Closing
+from tango_stddaq.codecs.pb import std_daq_protocol_pb2 as pb
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.errors import FileError
+from tango_stddaq.io.creation import FILE_ERRORS, FileRules, reason_of
+from tango_stddaq.io.growing_file import GrowingFile
+from tango_stddaq.io.rows import GIGAFROST_METADATA, GrowingRows
+
+
+class MetadataFile(Closing):
+    """A metadata file that is being written; as safe as `ImageFile`.
+
+    Raises
+    ------
+    FileError
+        If it cannot be created.
+    """
+
+    def __init__(self, path: Path, config: DaqConfig, rules: FileRules) -> None:
+        self.path = path
+        self._file = GrowingFile(path, rules)
+        try:
+            group = self._file.h5.create_group(config.detector_name)
+            self._metadata = GrowingRows(group, "metadata", GIGAFROST_METADATA)
+        except FILE_ERRORS as error:
+            self._file.discard()
+            raise FileError(f"{path}: cannot be created: {reason_of(error)}") from error
+        self._file.publish()
+        self._rows: list[tuple[Any, ...]] = []
+        self.n_written = 0
+        self.n_lost = 0
+
+    def extend(self, images: Sequence[pb.ImageMetadata]) -> None:
+        """Add the rows of images; they are in the file after `flush`."""
+        for image in images:
+            gf = image.gf
+            self._rows.append(
+                (
+                    image.image_id,
+                    gf.scan_id,
+                    gf.scan_time,
+                    gf.sync_time,
+                    gf.frame_timestamp,
+                    gf.exposure_time,
+                )
+            )
+        self.n_written += len(images)
+
+    def lost_ranges(self) -> list[tuple[int, int]]:
+        """Return no images: metadata come with the message, and cannot be overwritten."""
+        return []
+
+    def flush(self) -> None:
+        """Hand all rows to the operating system.
+
+        Raises
+        ------
+        FileError
+            If they cannot be stored.
+        """
+        if not self._rows:
+            return
+        try:
+            self._file.make_room(len(self._rows) * GIGAFROST_METADATA.itemsize)
+            self._metadata.append(np.array(self._rows, GIGAFROST_METADATA))
+            self._rows = []
+        except FILE_ERRORS as error:
+            raise FileError(f"{self.path}: cannot be written: {reason_of(error)}") from error
+
+    def close(self) -> None:
+        """Flush and close; harmless when called again. Errors as in `flush`."""
+        if not self._file.h5:
+            return
+        try:
+            self.flush()
+        except FileError:
+            self._file.let_go()
+            raise
+        self._file.close()
