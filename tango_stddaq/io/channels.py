@@ -62,7 +62,9 @@ def bind(
     return handle
 
 
-def connect(kind: int, address: str, hwm: int = PIPELINE_HWM) -> zmq.Socket[bytes]:
+def connect(
+    kind: int, address: str, hwm: int = PIPELINE_HWM, options: Mapping[int, int] | None = None
+) -> zmq.Socket[bytes]:
     """Connect a socket; a SUB socket subscribes to everything. The other side may come later.
 
     Raises
@@ -71,6 +73,8 @@ def connect(kind: int, address: str, hwm: int = PIPELINE_HWM) -> zmq.Socket[byte
         If the address is not one.
     """
     handle = _socket(kind, hwm)
+    for option, value in (options or {}).items():
+        handle.setsockopt(option, value)
     _connect(handle, address)
     return handle
 

@@ -24,7 +24,11 @@ def decimate(image: np.ndarray, max_side: int = MAX_SIDE_PIXELS) -> np.ndarray:
     np.ndarray
         (height / k, width / k), rounded up, float32, with the smallest k that fits.
     """
-    k = -(-max(image.shape) // max_side)
+    return shrink(image, -(-max(image.shape) // max_side))
+
+
+def shrink(image: np.ndarray, k: int) -> np.ndarray:
+    """Shrink an image by the factor k, as `decimate` does."""
     if k == 1:
         return image.astype(np.float32)
     # Row by row, which is contiguous: many times as fast as block by block.

@@ -49,7 +49,7 @@ def printed(run: Bench, program: str, address: str, tmp_path: Path, n_lines: int
 
 
 def expected(line: str) -> str:
-    image_id = int(line.split()[0])
+    image_id = int(line.split(maxsplit=1)[0])
     return f"{image_id} {SHAPE} uint32 {picture(image_id, SHAPE, 'uint32').max()}"
 
 
