@@ -10,7 +10,8 @@ import os
 import socket
 import struct
 import sys
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Final
 
 _TCP_INFO_BYTES: Final = 256
@@ -18,6 +19,9 @@ _ESTABLISHED: Final = 1
 _BYTES_ACKED: Final = struct.Struct("<120xQ")
 """`tcpi_bytes_acked` of `struct tcp_info` (linux/tcp.h), in all kernels since 4.2."""
 _SIOCOUTQ: Final = 0x5411
+_IDLE_LOOKS: Final = 3
+_IN_HAND: Final = 2
+"""Images that ZeroMQ may hold for a client besides its queue."""
 
 
 @dataclass(slots=True)
@@ -29,7 +33,9 @@ class Client:
     taken_bytes
         What the kernel had taken for it when it subscribed.
     given_bytes
-        What was published since it subscribed; `older_bytes` is the same at the last look.
+        What was published since it subscribed; `older_bytes` is the same at the last looks.
+    n_idle
+        Looks in a row that found nothing waiting for it in the kernel.
     n_behind
         Images published that it does not have yet, lost ones not counted.
     n_lost
@@ -40,7 +46,8 @@ class Client:
     address: str
     taken_bytes: int
     given_bytes: int = 0
-    older_bytes: int = 0
+    older_bytes: deque[int] = field(default_factory=lambda: deque([0], maxlen=_IDLE_LOOKS))
+    n_idle: int = 0
     n_images: int = 0
     lost_bytes: int = 0
     n_behind: int = 0
@@ -85,23 +92,22 @@ class StreamClients:
         By now it may be closed, or be another file: a duplicate is looked at, and only a connection to
         our own port is taken in.
         """
-        try:
-            handle = socket.socket(fileno=os.dup(fd))
-        except OSError:
+        handle, address = _connection(fd, port)
+        if handle is None:
             return
-        try:
-            if handle.getsockname()[1] != port:
-                raise OSError("not a connection to our port")
-            host, peer_port = handle.getpeername()[:2]
-            taken = _taken_bytes(handle)
-        except (OSError, IndexError, TypeError):
-            handle.close()
-            return
-        address = f"{host}:{peer_port}"
+        taken = _taken_bytes(handle)
         if taken is None or any(client.address == address for client in self._clients):
             handle.close()  # gone already, or its second subscription
             return
         self._clients.append(Client(handle, address, taken))
+
+    def remove(self, fd: int, port: int) -> None:
+        """Forget a connection that ended its subscription and stays connected; else as `add`."""
+        handle, address = _connection(fd, port)
+        if handle is not None:
+            handle.close()
+            for client in [client for client in self._clients if client.address == address]:
+                self._forget(client)
 
     def published(self, n_bytes: int) -> None:
         """Note an image of so many bytes on the wire."""
@@ -114,23 +120,28 @@ class StreamClients:
         for client in list(self._clients):
             taken = _taken_bytes(client.handle)
             if taken is None:
-                self._n_lost_by_former += client.n_lost
-                self._clients.remove(client)
-                client.handle.close()
+                self._forget(client)
             elif client.n_images:
                 self._account(client, taken - client.taken_bytes)
+
+    def _forget(self, client: Client) -> None:
+        self._n_lost_by_former += client.n_lost
+        self._clients.remove(client)
+        client.handle.close()
 
     def _account(self, client: Client, taken: int) -> None:
         image_bytes = client.given_bytes / client.n_images
         missing = client.given_bytes - taken
-        lost = missing - (self._hwm + 1) * image_bytes
-        if _unsent_bytes(client.handle) == 0:
-            # All that ZeroMQ had for it is gone, but for what was published since the last look.
-            lost = max(lost, client.older_bytes - taken)
+        lost = missing - (self._hwm + _IN_HAND) * image_bytes
+        client.n_idle = client.n_idle + 1 if _unsent_bytes(client.handle) == 0 else 0
+        if client.n_idle >= _IDLE_LOOKS:
+            # Nothing waits for it: what was published some looks ago and is not with it was dropped. One
+            # look is not enough, ZeroMQ's thread may be late on a busy machine.
+            lost = max(lost, client.older_bytes[0] - taken)
         client.lost_bytes = max(client.lost_bytes, int(lost))
         client.n_lost = round(client.lost_bytes / image_bytes)
         client.n_behind = max(0, round(missing / image_bytes) - client.n_lost)
-        client.older_bytes = client.given_bytes
+        client.older_bytes.append(client.given_bytes)
 
     def disconnect_slowest(self) -> str:
         """Break the connection of the client that is furthest behind: what its queue holds is freed.
@@ -154,6 +165,22 @@ class StreamClients:
         for client in self._clients:
             client.handle.close()
         self._clients.clear()
+
+
+def _connection(fd: int, port: int) -> tuple[socket.socket | None, str]:
+    """Duplicate a descriptor; returns it and the peer's address if it is a connection to `port`."""
+    try:
+        handle = socket.socket(fileno=os.dup(fd))
+    except OSError:
+        return None, ""
+    try:
+        if handle.getsockname()[1] == port:
+            host, peer_port = handle.getpeername()[:2]
+            return handle, f"{host}:{peer_port}"
+    except (OSError, IndexError, TypeError):
+        pass
+    handle.close()
+    return None, ""
 
 
 def _taken_bytes(handle: socket.socket) -> int | None:

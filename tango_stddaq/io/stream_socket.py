@@ -21,6 +21,9 @@ _MAX_IO_THREADS: Final = 4
 _KEEPALIVE_S: Final = (30, 10, 6)
 """Idle time, interval, probes: a host that is gone without a word is found after a minute and a half."""
 _SHORT_FRAME: Final = 255
+_WELCOMES: Final = 64
+_COMMON_START: Final = b'{"htype":"'
+"""How every message of a live stream begins; a subscription to a part of it is one to all images."""
 SEND_BUFFER_BYTES: Final = 512 * 1024
 """The kernel's buffer of a connection. Left to itself it grows to megabytes, and pixels go to the
 network from memory instead of the cache: see docs/streams.md."""
@@ -51,7 +54,8 @@ class StreamSocket(Closing):
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(n_threads)
         idle_s, interval_s, probes = _KEEPALIVE_S
         options: dict[int, int] = {
-            zmq.XPUB_VERBOSE: 1,
+            zmq.XPUB_VERBOSER: 1,  # each subscription and each that ends, not only the first of a topic
+            zmq.MAXMSGSIZE: channels.MAX_MESSAGE_BYTES,  # of what clients send to us
             zmq.SNDBUF: SEND_BUFFER_BYTES,
             zmq.TCP_KEEPALIVE: 1,
             zmq.TCP_KEEPALIVE_IDLE: idle_s,
@@ -104,10 +108,21 @@ class StreamSocket(Closing):
         return self.clients.disconnect_slowest()
 
     def _welcome(self) -> None:
-        while self._socket.poll(0):
+        for _ in range(_WELCOMES):  # a client that sends nonsense without end must not hold us up
+            if not self._socket.poll(0):
+                break
             frame = self._socket.recv(copy=False)
-            if frame.bytes[:1] == b"\x01":
-                self.clients.add(int(frame.get(zmq.SRCFD)), self._port)
+            data = frame.bytes
+            if not _COMMON_START.startswith(data[1:]):
+                continue  # a subscription that no image matches
+            try:
+                fd = int(frame.get(zmq.SRCFD))
+            except zmq.ZMQError:
+                continue  # its connection has ended already
+            if data[:1] == b"\x01":
+                self.clients.add(fd, self._port)
+            elif data[:1] == b"\x00":
+                self.clients.remove(fd, self._port)
 
     def close(self) -> None:
         """Close; what slow clients have not taken is gone. Harmless when called again."""

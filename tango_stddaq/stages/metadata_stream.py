@@ -11,6 +11,7 @@ from tango_stddaq.stages.live_stream import check_address
 from tango_stddaq.stats import Counter
 
 _MESSAGES_PER_TURN: Final = 1024
+_WELCOMES: Final = 1024
 
 
 class MetadataStream(Stage):
@@ -55,7 +56,8 @@ class MetadataStream(Stage):
 
     def _open(self) -> None:
         # XPUB is PUB to its clients, and tells who they are: each subscription and each that ends.
-        self._out = channels.bind(zmq.XPUB, self.address, options={zmq.XPUB_VERBOSER: 1})
+        options: dict[int, int] = {zmq.XPUB_VERBOSER: 1, zmq.MAXMSGSIZE: channels.MAX_MESSAGE_BYTES}
+        self._out = channels.bind(zmq.XPUB, self.address, options=options)
         self._endpoint = self._out.getsockopt_string(zmq.LAST_ENDPOINT)
         name = channels.ipc_address(self.config.detector_name, self.suffix)
         self._in = channels.connect(zmq.SUB, name)
@@ -74,8 +76,11 @@ class MetadataStream(Stage):
             self.counters["bytes"] += len(message)
 
     def _tick(self) -> None:
-        while self._out is not None and self._out.poll(0):
-            self._n_clients += 1 if self._out.recv()[:1] == b"\x01" else -1
+        for _ in range(_WELCOMES):
+            if self._out is None or not self._out.poll(0):
+                break
+            # What a client may send besides subscriptions is no concern of ours.
+            self._n_clients += {b"\x01": 1, b"\x00": -1}.get(self._out.recv()[:1], 0)
         self.counters["n_active_connections"] = self._n_clients
 
     _n_clients = 0

@@ -388,7 +388,7 @@ def test_a_client_that_never_reads_loses_its_own_images_only(detector_name: str)
         assert len(run.stage.clients) == 2
         assert run.stage.state == StageState.RUNNING  # it is the client that is slow
         # It wakes up, and the account becomes exact: what it has and what it lost is everything.
-        got = len(drain(slow))
+        got = len(drain(slow, 1000))
         wait_until(lambda: run.stage.counters["zmq_fails"] + got == n_images)
         assert f"{n_images - got} lost" in " ".join(run.stage.clients)
         run.stage.reset()
@@ -409,6 +409,28 @@ def test_a_dead_client_is_forgotten_and_what_it_lost_is_not(detector_name: str) 
         assert run.stage.clients == []
 
 
+def test_only_those_who_want_the_images_are_clients(detector_name: str) -> None:
+    with bench(stream_config(detector_name)) as run:
+        first, second = run.client(), run.client()
+        second.setsockopt(zmq.SUBSCRIBE, b'{"htype"')  # again: still one client
+        other = run._context.socket(zmq.XSUB)
+        other.connect(run.stage.endpoint)
+        for message in (b"\x01other topic", b"no subscription", b"\x02", b"", b"\x01" + b"x" * 1000):
+            other.send(message)
+        time.sleep(0.5)
+        flood(run, range(20))
+        assert len(drain(first)) == len(drain(second)) == 20
+        assert run.stage.counters["n_active_connections"] == 2
+        assert run.stage.counters["zmq_fails"] == 0
+        second.setsockopt(zmq.UNSUBSCRIBE, b"")
+        second.setsockopt(zmq.UNSUBSCRIBE, b'{"htype"')
+        wait_until(lambda: run.stage.counters["n_active_connections"] == 1)
+        flood(run, range(300))
+        assert not second.poll(100)
+        assert run.stage.counters["zmq_fails"] == 0
+        other.close(0)
+
+
 def test_fifty_clients_some_dead_some_asleep(detector_name: str) -> None:
     with bench(stream_config(detector_name)) as run:
         readers = [run.client() for _ in range(40)]
@@ -419,7 +441,7 @@ def test_fifty_clients_some_dead_some_asleep(detector_name: str) -> None:
             for reader in readers:
                 ids = [id_of(receive(reader)) for _ in range(step)]
                 assert ids == list(range(first, first + step))
-        got = [len(drain(sleeper, 200)) for sleeper in sleepers]
+        got = [len(drain(sleeper, 1000)) for sleeper in sleepers]
         lost = sum(n_images - n for n in got)
         wait_until(lambda: run.stage.counters["zmq_fails"] == lost)
         wait_until(lambda: run.stage.counters["images"] == n_images)
