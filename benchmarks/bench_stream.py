@@ -37,6 +37,7 @@ _N_SLOTS: Final = 64
 _PATIENCE_S: Final = 30.0
 _LATENCY_HZ: Final = 40.0
 _LATENCY_ROUNDS: Final = 5
+_SETTLE_S: Final = 1.0
 _POLL_S: Final = 1e-3
 
 Send = Callable[[int], None]
@@ -159,7 +160,10 @@ class Driven:
             send(self.n_sent)
             self.n_sent += 1
             time.sleep(0.05)
-        time.sleep(0.3)
+        before = -1
+        while before != self._received():  # until all that is on its way has arrived
+            before = self._received()
+            time.sleep(_SETTLE_S)
         self._missed = self.n_sent - self._received()
 
     def _received(self) -> int:
