@@ -32,7 +32,8 @@ from tango_stddaq.sim.demo_config import free_tcp_port
 
 _SHAPES: Final = ((2160, 2560), (512, 1024))
 _WINDOW_BYTES: Final = 96 * 2**20
-_MAX_WINDOW: Final = 48
+_MAX_WINDOW: Final = 32
+"""ZeroMQ tells the sender in steps of 50 what a client took: one that is 50 behind may lose images."""
 _N_SLOTS: Final = 64
 _PATIENCE_S: Final = 30.0
 _LATENCY_HZ: Final = 40.0
