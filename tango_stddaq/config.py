@@ -6,6 +6,7 @@ Source of the keys: the interface contract of the existing std_daq, one file for
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -94,6 +95,23 @@ class CompressorConfig(BaseModel):
     def suffix(self) -> str:
         """Suffix of its own ring and stream."""
         return self.method.replace("_", "-")
+
+
+def live_stream_rule(mode: str, numbers: Sequence[float] = ()) -> LiveStreamConfig:
+    """Return the rule of a live stream that is given as a name and two numbers.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such rule, or its numbers are not possible.
+    """
+    try:
+        return LiveStreamConfig.model_validate({"type": mode, "config": [float(n) for n in numbers]})
+    except ValidationError as error:
+        raise ConfigError(
+            f"live stream mode {mode!r} {list(numbers)}: allowed are forward, batch [n, m] (whole "
+            f"n <= m) and periodic [n, hz]: {error.errors()[0]['msg']}"
+        ) from None
 
 
 class DaqConfig(BaseModel):

@@ -123,14 +123,32 @@ def live_stream(
     source_suffix_image: Annotated[
         str, typer.Option("-si", "--source_suffix_image", help="Ring with their pixels.")
     ] = "image",
-    protocol: Annotated[str, typer.Option("-t", "--type", help="array-1.0.")] = "array-1.0",
+    protocol: Annotated[
+        Literal["array-1.0", "bsread"], typer.Option("-t", "--type", help="What clients speak.")
+    ] = "array-1.0",
+    compression: Annotated[
+        Literal["none", "bitshuffle_lz4"], typer.Option(help="How bsread sends pixels.")
+    ] = "none",
 ) -> None:
     """Send images to any number of clients."""
     from tango_stddaq.stages.live_stream import LiveStream  # noqa: PLC0415
 
-    if protocol != "array-1.0":
-        raise typer.BadParameter(f"{protocol!r}: allowed is array-1.0", param_hint="--type")
-    run(LiveStream(load(config), address, source_suffix_meta, source_suffix_image))
+    suffixes = source_suffix_meta, source_suffix_image
+    run(LiveStream(load(config), address, *suffixes, protocol, compression))
+
+
+@app.command("metadata-stream")
+def metadata_stream(
+    config: Config,
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="To bind: tcp://HOST:PORT.")],
+    source_suffix: Annotated[
+        str, typer.Option("-s", "--source_suffix", help="Stream to pass on.")
+    ] = "image",
+) -> None:
+    """Publish the metadata of images over TCP, for programs on other hosts."""
+    from tango_stddaq.stages.metadata_stream import MetadataStream  # noqa: PLC0415
+
+    run(MetadataStream(load(config), address, source_suffix))
 
 
 @app.command("compress-blosc2")

@@ -1,8 +1,22 @@
 """Statistics of a service as a line of the InfluxDB line protocol."""
 
+import importlib
 import platform
+import sys
+import threading
 import time
 from collections.abc import Mapping
+from typing import Final
+
+_LIBRARY: Final = "influxdb_client"
+
+
+def prepare() -> None:
+    """Load what `encode` needs, in a thread: in a run loop it would hold up the data for half a second."""
+    if _LIBRARY not in sys.modules:
+        threading.Thread(
+            target=importlib.import_module, args=(_LIBRARY,), name="statistics", daemon=True
+        ).start()
 
 
 def encode(

@@ -3,6 +3,7 @@
 import socket
 import stat
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -28,8 +29,14 @@ def ipc_address(detector_name: str, suffix: str) -> str:
     return f"ipc://{_IPC_DIR}/{detector_name}-{suffix}"
 
 
-def bind(kind: int, address: str, hwm: int = PIPELINE_HWM) -> zmq.Socket[bytes]:
-    """Bind a socket.
+def bind(
+    kind: int,
+    address: str,
+    hwm: int = PIPELINE_HWM,
+    context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    options: Mapping[int, int] | None = None,
+) -> zmq.Socket[bytes]:
+    """Bind a socket, in the context of the process or another one, with further options.
 
     Raises
     ------
@@ -40,7 +47,9 @@ def bind(kind: int, address: str, hwm: int = PIPELINE_HWM) -> zmq.Socket[bytes]:
     if path is not None and _is_listened_on(path):
         # ZeroMQ would take the file name away from its owner without a word.
         raise ChannelError(f"{address}: is in use by another process; stop it first")
-    handle = _socket(kind, hwm)
+    handle = _socket(kind, hwm, context)
+    for option, value in (options or {}).items():
+        handle.setsockopt(option, value)
     try:
         _bind_patiently(handle, address)
         if path is not None:
@@ -53,7 +62,9 @@ def bind(kind: int, address: str, hwm: int = PIPELINE_HWM) -> zmq.Socket[bytes]:
     return handle
 
 
-def connect(kind: int, address: str, hwm: int = PIPELINE_HWM) -> zmq.Socket[bytes]:
+def connect(
+    kind: int, address: str, hwm: int = PIPELINE_HWM, options: Mapping[int, int] | None = None
+) -> zmq.Socket[bytes]:
     """Connect a socket; a SUB socket subscribes to everything. The other side may come later.
 
     Raises
@@ -62,6 +73,8 @@ def connect(kind: int, address: str, hwm: int = PIPELINE_HWM) -> zmq.Socket[byte
         If the address is not one.
     """
     handle = _socket(kind, hwm)
+    for option, value in (options or {}).items():
+        handle.setsockopt(option, value)
     _connect(handle, address)
     return handle
 
@@ -103,8 +116,10 @@ def close(handle: "zmq.Socket[bytes]") -> None:
     handle.close(0)
 
 
-def _socket(kind: int, hwm: int) -> zmq.Socket[bytes]:
-    handle: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+def _socket(
+    kind: int, hwm: int, context: zmq.Context[zmq.Socket[bytes]] | None = None
+) -> zmq.Socket[bytes]:
+    handle: zmq.Socket[bytes] = (context or zmq.Context.instance()).socket(kind)
     handle.setsockopt(zmq.LINGER, 0)
     handle.setsockopt(zmq.SNDHWM, hwm)
     handle.setsockopt(zmq.RCVHWM, hwm)

@@ -24,12 +24,23 @@ def decimate(image: np.ndarray, max_side: int = MAX_SIDE_PIXELS) -> np.ndarray:
     np.ndarray
         (height / k, width / k), rounded up, float32, with the smallest k that fits.
     """
-    k = -(-max(image.shape) // max_side)
+    return shrink(image, -(-max(image.shape) // max_side))
+
+
+def shrink(image: np.ndarray, k: int) -> np.ndarray:
+    """Shrink an image by the factor k, as `decimate` does."""
     if k == 1:
         return image.astype(np.float32)
-    rows, columns = np.arange(0, image.shape[0], k), np.arange(0, image.shape[1], k)
-    peaks = np.maximum.reduceat(np.maximum.reduceat(image, rows, axis=0), columns, axis=1)
-    return peaks.astype(np.float32)
+    # Row by row, which is contiguous: many times as fast as block by block.
+    rows = image[::k].copy()
+    for first in range(1, k):
+        part = image[first::k]
+        np.maximum(rows[: len(part)], part, out=rows[: len(part)])
+    peaks = rows[:, ::k].astype(np.float32)
+    for first in range(1, k):
+        part = rows[:, first::k]
+        np.maximum(peaks[:, : part.shape[1]], part, out=peaks[:, : part.shape[1]])
+    return peaks
 
 
 def to_gray(image: np.ndarray) -> np.ndarray:

@@ -127,6 +127,7 @@ class Stage:
             if isinstance(error, StdDaqError):
                 self.say(logging.ERROR, str(error))
             raise
+        statistics.prepare()
         self._thread = threading.Thread(target=self._run, name=self.title, daemon=True)
         self._thread.start()
         self.say(logging.INFO, "[event] started")

@@ -224,6 +224,7 @@ def test_receiver_in_frames_mode_serves_an_existing_converter(
         ["module-sync"], ["udp-recv", "CONFIG"], ["file-writer", "CONFIG", "x"], ["no-such-stage"],
         ["module-sync", "CONFIG", "--bogus"], ["writer-driver", "CONFIG", "-p", "70000"],
         ["live-stream", "CONFIG", "tcp://127.0.0.1:5555", "-t", "video"],
+        ["metadata-stream", "CONFIG"],
     ],
     ids=" ".join,
 )  # fmt: skip
