@@ -204,6 +204,7 @@ class RingOwner(_Mapped):
         header["retired"] = 0
         header["adopted"] = adopted
         header["magic"] = MAGIC
+        self.publish_all(np.empty(0, np.int64))  # compiled now: the first image shall not wait for it
 
     def begin(self, image_id: int) -> np.ndarray:
         """Mark the slot as being written and return it; for a ring with a single writer."""

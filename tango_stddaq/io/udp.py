@@ -31,7 +31,7 @@ _EINTR: Final = 4
 _CLOCK_MONOTONIC: Final = 1
 _CALLS: Final = 8
 """Messages taken from one source in a row, where they come one by one, before the next is served."""
-_ANNOUNCE_NS: Final = 500_000
+_ANNOUNCE_NS: Final = 1_000_000
 _TURN_NS: Final = 20_000_000
 _NAP_NS: Final = 100_000
 
