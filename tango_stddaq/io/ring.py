@@ -20,6 +20,7 @@ from tango_stddaq.errors import RingError
 from tango_stddaq.io import segment
 from tango_stddaq.io.segment import Segment
 from tango_stddaq.model import INVALID_IMAGE_ID
+from tango_stddaq.processing import slots
 from tango_stddaq.processing.slots import (
     EMPTY_CLAIM,
     EPOCH_SHIFT,
@@ -169,6 +170,7 @@ class RingOwner(_Mapped):
     """
 
     def __init__(self, name: str, n_slots: int, slot_bytes: int, mask_words: int = 0) -> None:
+        slots.prepare()
         n_bytes = segment_bytes(n_slots, slot_bytes)
         n_index_bytes = index_bytes(n_slots, mask_words)
         index_fd = _lock_index(name)
@@ -204,7 +206,6 @@ class RingOwner(_Mapped):
         header["retired"] = 0
         header["adopted"] = adopted
         header["magic"] = MAGIC
-        self.publish_all(np.empty(0, np.int64))  # compiled now: the first image shall not wait for it
 
     def begin(self, image_id: int) -> np.ndarray:
         """Mark the slot as being written and return it; for a ring with a single writer."""

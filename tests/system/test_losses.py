@@ -145,6 +145,7 @@ def test_the_whole_chain_killed_leaves_files_that_plain_h5py_opens(
     )
     assert process.stdout is not None
     process.stdout.readline()
+    process.stdout.close()
 
     def all_there() -> bool:
         with h5py.File(directory / "run_master.h5", "r") as file:
