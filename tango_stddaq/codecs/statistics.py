@@ -12,7 +12,7 @@ _LIBRARY: Final = "influxdb_client"
 
 
 def prepare() -> None:
-    """Load what `encode` needs, in a thread: in a run loop it would hold up the data for half a second."""
+    """Load what `encode` needs, in a thread: a run loop would be held up for half a second."""
     if _LIBRARY not in sys.modules:
         threading.Thread(
             target=importlib.import_module, args=(_LIBRARY,), name="statistics", daemon=True

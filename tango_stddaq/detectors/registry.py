@@ -34,8 +34,9 @@ def detector_of(config: DaqConfig) -> Detector:
 
 
 def mask_words_of(config: DaqConfig) -> int:
-    """Return the 64-bit words of an image's mask of missing packets; 0 where there are no packets."""
-    if config.detector_type not in DETECTORS:
+    """Return the 64-bit words of an image's mask of missing packets; 0 where no packets are known."""
+    try:
+        detector = detector_of(config)
+    except ConfigError:
         return 0
-    detector = detector_of(config)
     return len(detector.modules) * detector.layout.mask_words

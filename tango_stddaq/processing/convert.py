@@ -2,20 +2,22 @@
 
 from typing import Final
 
-from numba import float32, int64, uint64, uintp
+from numba import int64, uint64, uintp
 
-from tango_stddaq.processing.compiled import compiled, inner
-from tango_stddaq.processing.native import read_u16, read_u32, write_f32, write_u64
+from tango_stddaq.processing.compiled import compiled
+from tango_stddaq.processing.native import (
+    gain_8,
+    gain_8_of_stage_0,
+    gain_8_of_stages_0_and_1,
+    read_u16,
+    read_u64,
+    unpack_8_pixels,
+    write_u32,
+)
 
-_LOW: Final = 0xFFF
-_A, _B, _C, _D = uint64(_LOW), uint64(_LOW << 12), uint64(_LOW << 24), uint64(_LOW << 36)
-_4, _8, _12, _16, _32 = uint64(4), uint64(8), uint64(12), uint64(16), uint64(32)
-
-
-@inner
-def _spread(packed):
-    """Move four 12-bit values in the low 48 bits apart to four 16-bit values."""
-    return (packed & _A) | ((packed & _B) << _4) | ((packed & _C) << _8) | ((packed & _D) << _12)
+_BLOCK: Final = 32
+_STAGE_BITS = uint64(0xC000C000C000C000)
+_UPPER_STAGE_BITS = uint64(0x8000800080008000)
 
 
 @compiled
@@ -27,17 +29,16 @@ def unpack_12_to_16(source, target, n_pixels):
     source, target
         Addresses; `n_pixels * 3 / 2` bytes are read, `n_pixels * 2` written.
     n_pixels
-        A multiple of 4.
+        Even.
     """
-    for i in range(n_pixels // 8):
-        at = source + 12 * i
-        low, middle, high = read_u32(uintp(at)), read_u32(uintp(at + 4)), read_u32(uintp(at + 8))
-        write_u64(uintp(target + 16 * i), _spread(low | (middle << _32)))
-        write_u64(uintp(target + 16 * i + 8), _spread((middle >> _16) | (high << _16)))
-    if n_pixels % 8:
-        at = source + n_pixels // 8 * 12
-        packed = read_u32(uintp(at)) | (read_u16(uintp(at + 4)) << _32)
-        write_u64(uintp(target + n_pixels // 8 * 16), _spread(packed))
+    # The last group, and what is less than one, without reading beyond the end.
+    n_groups = max(0, n_pixels // 8 - 1)
+    for i in range(n_groups):
+        unpack_8_pixels(uintp(source + 12 * i), uintp(target + 16 * i))
+    for i in range(4 * n_groups, n_pixels // 2):
+        at = source + 3 * i
+        low, high = read_u16(uintp(at)), read_u16(uintp(at + 1)) >> uint64(4)
+        write_u32(uintp(target + 4 * i), (low & uint64(0xFFF)) | (high << uint64(16)))
 
 
 @compiled
@@ -52,6 +53,8 @@ def apply_gain(source, target, n_pixels, gains, pedestals, first):
         Addresses; 2 bytes a pixel are read, 4 bytes (float32) written.
     gains, pedestals
         (3, pixels of a module) float32; the result is `(adc - pedestal) * gain`.
+    n_pixels
+        A multiple of 32.
     first
         Position of the first pixel in the module.
 
@@ -60,20 +63,23 @@ def apply_gain(source, target, n_pixels, gains, pedestals, first):
     int
         Pixels with the invalid stage; they become NaN.
     """
+    maps = (
+        uintp(pedestals.ctypes.data + 4 * first), uintp(gains.ctypes.data + 4 * first),
+        uintp(pedestals.strides[0]),
+    )  # fmt: skip
     invalid = int64(0)
-    for i in range(n_pixels):
-        value = read_u16(uintp(source + 2 * i))
-        stage = value >> uint64(14)
-        adc = float32(value & uint64(0x3FFF))
-        at = first + i
-        result = (adc - pedestals[0, at]) * gains[0, at]
-        if stage != uint64(0):
-            if stage == uint64(1):
-                result = (adc - pedestals[1, at]) * gains[1, at]
-            elif stage == uint64(3):
-                result = (adc - pedestals[2, at]) * gains[2, at]
+    for start in range(0, n_pixels, _BLOCK):
+        stages = uint64(0)
+        for at in range(source + 2 * start, source + 2 * (start + _BLOCK), 8):
+            stages |= read_u64(uintp(at))
+        for i in range(start, start + _BLOCK, 8):
+            pixels, energies = uintp(source + 2 * i), uintp(target + 4 * i)
+            pedestal, gain = maps[0] + uintp(4 * i), maps[1] + uintp(4 * i)
+            # Stages come in clusters: the maps of those that are not there are not read.
+            if stages & _STAGE_BITS == uint64(0):
+                gain_8_of_stage_0(pixels, energies, pedestal, gain, maps[2])
+            elif stages & _UPPER_STAGE_BITS == uint64(0):
+                gain_8_of_stages_0_and_1(pixels, energies, pedestal, gain, maps[2])
             else:
-                result = float32(float("nan"))
-                invalid += 1
-        write_f32(uintp(target + 4 * i), result)
+                invalid += gain_8(pixels, energies, pedestal, gain, maps[2])
     return invalid
