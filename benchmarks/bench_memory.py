@@ -1,10 +1,10 @@
 """What servers take of memory, what the first round through a ring costs, and whether anything grows.
 
 *start-up* is the resident memory of each device server of a running system, beside a bare Python that
-has loaded tango, numpy and zmq. *first round* copies 1 GiB into a new ring, slot by slot, beside the same
-copy into the same slots once their pages are there; each variant in a process of its own. *growth* is that
-of the private memory of each stage while the detector sends as fast as it can, more than the stages can
-take, and one acquisition follows the other.
+has loaded tango, numpy and zmq. *first round* copies 1 GiB into a new ring, slot by slot, beside the
+same copy into the same slots once their pages are there; each variant in a process of its own. *growth*
+is that of the private memory of each stage while the detector sends as fast as it can, more than the
+stages can take, and one acquisition follows the other.
 """
 
 import os
