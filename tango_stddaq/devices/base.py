@@ -1,6 +1,7 @@
 """What every Tango device of a stage has in common: states, commands, counters, events, log."""
 
 import functools
+import gc
 import logging
 import sys
 import threading
@@ -322,5 +323,7 @@ def serve(*classes: type[Device]) -> None:
     """Run a device server of these classes with the arguments of the process."""
     logs.configure(classes[0].__name__)
     processes.die_with_parent()
+    # What is loaded by now stays: the garbage collector need not look at it again and again.
+    gc.freeze()
     # The name in the Tango database is the class, however the program was called.
     tango.server.run(classes, args=[classes[0].__name__, *sys.argv[1:]])

@@ -226,6 +226,7 @@ class RingOwner(_Mapped):
         header["adopted"] = adopted
         self._prepare(memory, lock=True)
         header["magic"] = MAGIC  # from now on others attach
+        self.publish_all(np.empty(0, np.int64))  # compiled now: the first image shall not wait for it
 
     def begin(self, image_id: int) -> np.ndarray:
         """Mark the slot as being written and return it; for a ring with a single writer."""

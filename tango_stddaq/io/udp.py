@@ -31,9 +31,11 @@ _EINTR: Final = 4
 _CLOCK_MONOTONIC: Final = 1
 _CALLS: Final = 8
 """Messages taken from one source in a row, where they come one by one, before the next is served."""
-_ANNOUNCE_NS: Final = 500_000
+_ANNOUNCE_NS: Final = 1_000_000
 _TURN_NS: Final = 20_000_000
 _NAP_NS: Final = 100_000
+_NAP_BUFFER_BYTES: Final = 16 * 2**20
+"""A smaller receive buffer could run over while the loop naps."""
 
 
 @dataclass(slots=True)
@@ -111,6 +113,8 @@ class PacketLoop:
         self._poll = np.zeros(len(sockets), np.dtype([("fd", "<i4"), ("ev", "<i2"), ("re", "<i2")]))
         self._poll["fd"] = [entry.handle.fileno() for entry in sockets]
         self._poll["ev"] = _POLLIN
+        room = min(entry.buffer_bytes for entry in sockets)
+        self._nap_ns = _NAP_NS if room >= _NAP_BUFFER_BYTES else 0
         self._clock = np.zeros(2, np.int64)  # struct timespec
 
     def turn(self, timeout_ms: int) -> int:
@@ -131,6 +135,7 @@ class PacketLoop:
             _receive(
                 self._poll.view(np.int32).reshape(-1, 2),
                 timeout_ms,
+                self._nap_ns,
                 self._clock,
                 *workspace.arrays(),
             )
@@ -148,7 +153,8 @@ def _now_ns(clock):
 
 @compiled
 def _receive(
-    polls, timeout_ms, clock, table, offsets, iov, bundle_iov, messages, armed, n_events, maps, geometry
+    polls, timeout_ms, nap_ns, clock, table, offsets, iov, bundle_iov, messages, armed, n_events, maps,
+    geometry,
 ):  # fmt: skip
     """Wait for packets and take them until frames are finished, or until the timeout.
 
@@ -182,10 +188,11 @@ def _receive(
         if n_events[0] > 0 or waited_ms >= timeout_ms:
             return total
         # To be woken for every message costs more than to take it: a little later there are several.
-        clock[0], clock[1] = 0, _NAP_NS
-        clock_nanosleep(
-            types.int32(_CLOCK_MONOTONIC), types.int32(0), uintp(clock.ctypes.data), uintp(0)
-        )
+        if nap_ns > 0:
+            clock[0], clock[1] = 0, nap_ns
+            clock_nanosleep(
+                types.int32(_CLOCK_MONOTONIC), types.int32(0), uintp(clock.ctypes.data), uintp(0)
+            )
 
 
 @inner

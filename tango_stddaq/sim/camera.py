@@ -23,7 +23,7 @@ from tango_stddaq.sim.picture import DiffractionPicture
 FIRST_TIMESTAMP: Final = (1_700_000_000, 5)
 """(seconds, nanoseconds) of pulse 0; every pulse is a second and 10 ns later than the one before."""
 _QUEUED_IMAGES: Final = 16
-_LINGER_MS: Final = 2000
+_LINGER_MS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)

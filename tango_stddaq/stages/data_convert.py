@@ -15,6 +15,7 @@ from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES, HEAD
 from tango_stddaq.io import channels
 from tango_stddaq.io.ring import RingReader, RingWriter
 from tango_stddaq.model import INVALID_IMAGE_ID
+from tango_stddaq.processing import slots
 from tango_stddaq.processing.slots import MAX_IMAGE_ID
 from tango_stddaq.stages.base import TURN_S
 from tango_stddaq.stages.converting import ConvertingStage
@@ -62,6 +63,7 @@ class DataConvert(ConvertingStage):
         self._frame = np.zeros(detector.layout.frame_bytes, np.uint8)
         # Compiles the conversion, or loads it, before the first frame needs it.
         workspace.place_frame(0, self._frame, np.zeros(self.config.sizes.slot_bytes, np.uint8))
+        slots.prepare()
         self._poller = zmq.Poller()
         for module in self.modules:
             self._in.append(channels.connect(zmq.SUB, channels.ipc_address(name, str(module))))

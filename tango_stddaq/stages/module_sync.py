@@ -97,8 +97,7 @@ class ModuleSync(Stage):
         joined = self._synchronizer.take(np.zeros(0, FRAME_HEADER))
         ids = joined["image_id"].copy()
         self._template.encode(ids, ids, ids, joined["header"])
-        if self._ring is not None:
-            self._synchronizer.summarize(joined, self._ring.publish_all(ids))
+        self._synchronizer.summarize(joined, np.zeros(0, bool))
 
     def _turn(self) -> None:
         if self._in is None:

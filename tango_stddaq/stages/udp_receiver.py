@@ -125,8 +125,10 @@ class UdpReceiver(ConvertingStage):
             self._out.append(channels.connect(zmq.PUSH, channels.ipc_address(name, "sync")))
             self._attach(sizes.n_slots, sizes.slot_bytes)
         self._loop = PacketLoop(workspace, self._sockets)
-        # Compiles the loop, or loads it: with the first packet it would be too late.
+        # Compiles the loop, or loads it: with the first packet it would be too late, and with the first
+        # frame that is given up, the synchronizer would lose its patience.
         self._loop.turn(0)
+        workspace.flush(0)
         self._headers.of(workspace.events[:0], self.missing_per_module)
         self.buffer_bytes = min(entry.buffer_bytes for entry in self._sockets)
         if self.buffer_bytes < WANTED_BUFFER_BYTES:

@@ -10,6 +10,7 @@ import pytest
 from tango_stddaq.errors import ReceiverError
 from tango_stddaq.io.udp import PacketLoop, UdpSocket
 from tango_stddaq.processing.assembly import MAX_FINISHED_PER_MESSAGE, Workspace
+from tango_stddaq.processing.columns import BUNDLE
 
 from ...conftest import free_udp_ports
 from ..processing.kernel import (
@@ -22,6 +23,7 @@ from ..processing.kernel import (
     small_layout,
 )
 
+SOL_UDP, UDP_SEGMENT = 17, 103
 PAYLOAD = 24
 N_PACKETS = 4
 LAYOUT = small_layout(N_PACKETS, PAYLOAD)
@@ -179,3 +181,36 @@ def test_kernel_counts_what_does_not_fit_the_buffer(sender: socket.socket) -> No
             received += 1
         assert received + entry.kernel_drops() == 100
         assert entry.kernel_drops() > 0
+
+
+def test_bundles_of_a_sender_that_segments_in_the_kernel(
+    ports: list[UdpSocket], workspace: Workspace, ring: GuardedRing, sender: socket.socket
+) -> None:
+    """From packets one by one to bundles and back; a bundle need not end with a frame."""
+    loop = PacketLoop(workspace, ports)
+    numbers = [(image_id, number) for image_id in range(18) for number in range(N_PACKETS)]
+    packets = [packet(*one, 0) for one in numbers]
+    singly, bundled = packets[:8], packets[8:48]
+    for data in singly:
+        send(sender, ports[0], data)
+    receive_all(loop, len(singly))
+    sender.setsockopt(SOL_UDP, UDP_SEGMENT, len(packets[0]))
+    for first in range(0, len(bundled), 7):
+        send(sender, ports[0], b"".join(bundled[first : first + 7]))
+        receive_all(loop, len(bundled[first : first + 7]))
+    assert workspace.state[0, BUNDLE] == 7
+    sender.setsockopt(SOL_UDP, UDP_SEGMENT, 0)
+    for data in packets[48:]:
+        send(sender, ports[0], data)
+        receive_all(loop, 1)
+    assert workspace.state[0, BUNDLE] == 1
+    events = workspace.take_events()
+    assert events["image_id"].tolist() == list(range(18))
+    assert not events["n_missing_packets"].any()
+    totals = workspace.totals()
+    assert (totals["packets"], totals["late"], totals["bad_size"]) == (len(packets), 0, 0)
+    for image_id in range(18):
+        frame = {n: payload_of(image_id, n, 0, PAYLOAD) for n in range(N_PACKETS)}
+        wanted = slot_pixels(PLACEMENT, 0, frame)
+        mine = wanted != UNTOUCHED
+        np.testing.assert_array_equal(ring.slots[image_id][: wanted.size][mine], wanted[mine])

@@ -13,7 +13,7 @@ GUARD_BYTE = 0xA5
 
 
 def guarded(n_bytes: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return memory full of guard bytes and `n_bytes` in the middle of it, `shift` bytes off alignment."""
+    """Return memory of guard bytes, and `n_bytes` in its middle, `shift` bytes off alignment."""
     memory = np.full(n_bytes + 2 * GUARD + 8, GUARD_BYTE, np.uint8)
     return memory, memory[GUARD + shift : GUARD + shift + n_bytes]
 
