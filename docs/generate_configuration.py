@@ -69,7 +69,8 @@ def render() -> str:
     schema = config.schema()
     required = set(schema["required"])
     keys = schema["properties"]
-    stream, compressor = (schema["$defs"][name] for name in ("LiveStreamConfig", "CompressorConfig"))
+    names = ("LiveStreamConfig", "CompressorConfig", "RingMemoryConfig")
+    stream, compressor, memory = (schema["$defs"][name] for name in names)
     parts = [
         HEAD,
         "## Mandatory keys\n",
@@ -82,6 +83,9 @@ def render() -> str:
         "## Entries of `compressors`\n",
         " ".join(compressor["description"].split()) + " See [compression](compression.md).\n",
         _table(compressor["properties"], required=set(compressor["required"])),
+        "## Entries of `ring_memory`\n",
+        " ".join(memory["description"].split()) + "\n",
+        _table(memory["properties"]),
         SIZES.format(
             min_slots=config.MIN_SLOTS,
             align=config.SEGMENT_ALIGN_BYTES // 2**20,
@@ -118,7 +122,7 @@ def _table(
 
 def _default(entry: dict[str, Any]) -> str:
     if "default" not in entry:
-        return "`{}`" if entry.get("type") == "object" else ""
+        return "`{}`" if _type(entry) == "object" else ""
     return "not set" if entry["default"] is None else f"`{json.dumps(entry['default'])}`"
 
 
@@ -126,6 +130,8 @@ def _type(entry: dict[str, Any]) -> str:
     """Say in words what a value may be."""
     if "anyOf" in entry:
         return " or ".join(_type(option) for option in entry["anyOf"] if option.get("type") != "null")
+    if "$ref" in entry:
+        return "object"
     if "enum" in entry:
         return "one of " + ", ".join(f"`{json.dumps(value)}`" for value in entry["enum"])
     kind = {

@@ -97,6 +97,30 @@ class CompressorConfig(BaseModel):
         return self.method.replace("_", "-")
 
 
+class RingMemoryConfig(BaseModel):
+    """How every stage maps the rings: options for a server that has its memory to itself.
+
+    See [memory and CPUs](memory.md) for what each is worth.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    prefault: bool = Field(
+        default=False,
+        description="Touch all pages at the start, so that the first round through a ring costs no "
+        "page faults. Needs Linux 5.14.",
+    )
+    huge_pages: bool = Field(
+        default=False,
+        description="Ask for pages of 2 MiB; /dev/shm must be mounted with `huge=advise`.",
+    )
+    lock: bool = Field(
+        default=False,
+        description="The owner of a ring locks it in memory: it is never swapped out. Needs a limit of "
+        "locked memory (`ulimit -l`) above its size.",
+    )
+
+
 def live_stream_rule(mode: str, numbers: Sequence[float] = ()) -> LiveStreamConfig:
     """Return the rule of a live stream that is given as a name and two numbers.
 
@@ -208,6 +232,11 @@ class DaqConfig(BaseModel):
         pattern=_SUFFIX,
         description="Addition of tango_stddaq: suffix of the images that go to the files: `image`, or "
         "that of a compressor.",
+    )
+    ring_memory: RingMemoryConfig = Field(
+        default_factory=RingMemoryConfig,
+        description="Addition of tango_stddaq: how the rings lie in memory: `prefault`, `huge_pages`, "
+        "`lock`, see below.",
     )
     ring_slots: int | None = Field(
         default=None,

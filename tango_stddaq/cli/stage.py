@@ -1,11 +1,14 @@
 """`stddaq stage`: one pipeline stage without Tango, called like the program it can replace."""
 
+import functools
+import inspect
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +16,7 @@ from tango_stddaq import config as config_module
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import ConfigError, StageError
 from tango_stddaq.io import logs
+from tango_stddaq.io.cpus import parse_cpus, running_on
 from tango_stddaq.model import Compression
 from tango_stddaq.processing.compress import DEFAULT_LEVEL
 from tango_stddaq.stages.base import Stage
@@ -21,6 +25,36 @@ app = typer.Typer(
     help="Run one pipeline stage without Tango, with the arguments of the program it replaces.",
     no_args_is_help=True,
 )
+
+Cpus = Annotated[
+    str, typer.Option("--cpus", help="CPUs that the stage may use, like 2-5 or 0,2; else all.")
+]
+
+
+def stage_command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command of its own, with the options that all stages have."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def call(*arguments: Any, cpus: str = "", **more: Any) -> None:
+            try:
+                allowed = parse_cpus(cpus)
+            except ConfigError as error:
+                raise typer.BadParameter(str(error), param_hint="--cpus") from None
+            with running_on(allowed):
+                function(*arguments, **more)
+
+        own = inspect.signature(function)
+        shared = inspect.Parameter("cpus", inspect.Parameter.KEYWORD_ONLY, default="", annotation=Cpus)
+        call.__signature__ = own.replace(  # type: ignore[attr-defined]
+            parameters=[*own.parameters.values(), shared]
+        )
+        call.__annotations__ = {**function.__annotations__, "cpus": Cpus}
+        app.command(name)(call)
+        return function
+
+    return register
+
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="JSON configuration file.")]
 
@@ -45,7 +79,7 @@ SourceRing = Annotated[
 ]
 
 
-@app.command("udp-recv")
+@stage_command("udp-recv")
 def udp_recv(
     config: Config,
     module: Annotated[str, typer.Argument(metavar="MODULE", help="7, 0-15, 0,2,5 or all.")],
@@ -65,7 +99,7 @@ def udp_recv(
     run(UdpReceiver(load(config), modules_of(module), mode))
 
 
-@app.command("data-convert")
+@stage_command("data-convert")
 def data_convert(
     config: Config,
     module: Annotated[str, typer.Argument(metavar="MODULE", help="7, 0-15, 0,2,5 or all.")],
@@ -79,7 +113,7 @@ def data_convert(
     run(DataConvert(load(config), modules_of(module), gains_and_pedestals))
 
 
-@app.command("bsread-recv")
+@stage_command("bsread-recv")
 def bsread_recv(
     config: Config,
     address: Address,
@@ -92,7 +126,7 @@ def bsread_recv(
     run(BsreadReceiver(load(config), address, number_of_connections, socket_type))
 
 
-@app.command("array10-recv")
+@stage_command("array10-recv")
 def array10_recv(
     config: Config,
     address: Address,
@@ -105,7 +139,7 @@ def array10_recv(
     run(Array10Receiver(load(config), address, number_of_connections, socket_type))
 
 
-@app.command("module-sync")
+@stage_command("module-sync")
 def module_sync(config: Config) -> None:
     """Join the frames of all modules to images."""
     from tango_stddaq.stages.module_sync import ModuleSync  # noqa: PLC0415
@@ -113,7 +147,7 @@ def module_sync(config: Config) -> None:
     run(ModuleSync(load(config)))
 
 
-@app.command("live-stream")
+@stage_command("live-stream")
 def live_stream(
     config: Config,
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="A key of live_stream_configs.")],
@@ -137,7 +171,7 @@ def live_stream(
     run(LiveStream(load(config), address, *suffixes, protocol, compression))
 
 
-@app.command("metadata-stream")
+@stage_command("metadata-stream")
 def metadata_stream(
     config: Config,
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="To bind: tcp://HOST:PORT.")],
@@ -151,7 +185,7 @@ def metadata_stream(
     run(MetadataStream(load(config), address, source_suffix))
 
 
-@app.command("compress-blosc2")
+@stage_command("compress-blosc2")
 def compress_blosc2(
     config: Config,
     threads: Threads,
@@ -166,7 +200,7 @@ def compress_blosc2(
     run(ImageCompressor(load(config), method, threads, level, 0, *rings))
 
 
-@app.command("compress-h5bitshuffle-lz4")
+@stage_command("compress-h5bitshuffle-lz4")
 def compress_h5bitshuffle_lz4(
     config: Config,
     threads: Threads,
@@ -183,7 +217,7 @@ def compress_h5bitshuffle_lz4(
     run(ImageCompressor(load(config), method, threads, DEFAULT_LEVEL, block_size, *rings))
 
 
-@app.command("writer-driver")
+@stage_command("writer-driver")
 def writer_driver(
     config: Config,
     source_suffix: Annotated[
@@ -211,7 +245,7 @@ def writer_driver(
         run(driver)
 
 
-@app.command("file-writer")
+@stage_command("file-writer")
 def file_writer(
     config: Config,
     writer_id: Annotated[int, typer.Argument(metavar="WRITER_ID", help="From 0.")],
@@ -228,7 +262,7 @@ def file_writer(
         run(FileWriter(loaded, writer_id, source_suffix, tuple(output_root or ())))
 
 
-@app.command("meta-writer")
+@stage_command("meta-writer")
 def meta_writer(config: Config, output_root: OutputRoots = None) -> None:
     """Write the metadata of a GigaFRoST's images to one HDF5 file."""
     from tango_stddaq.stages.meta_writer import MetaWriter  # noqa: PLC0415

@@ -18,6 +18,7 @@ from tango_stddaq import config as config_module
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import ConfigError, StdDaqError
 from tango_stddaq.io import logs, processes
+from tango_stddaq.io.cpus import parse_cpus
 from tango_stddaq.stages.base import LOG_LINES, Stage, StageState
 from tango_stddaq.stats import Counter
 
@@ -136,6 +137,12 @@ class StageDevice(Device):
         dtype=bool, default_value=True, doc="Start the stage when the server starts."
     )
 
+    Cpus = device_property(
+        dtype=str,
+        default_value="",
+        doc="CPUs that the run loop and the threads it starts may use: 2-5 or 0,2; empty: all.",
+    )
+
     def make_stage(self, config: DaqConfig) -> Stage:
         """Build the stage from the configuration and the device's properties."""
         raise NotImplementedError
@@ -163,6 +170,7 @@ class StageDevice(Device):
             logs.set_level(config.log_level)
             logs.note_unknown_keys(config.unknown_keys)
             stage = self.make_stage(config)
+            stage.cpus = self._cpus()
             stage.on_tick = self._pusher.wake
             self._stage = stage
             if self.AutoStart:
@@ -175,6 +183,12 @@ class StageDevice(Device):
         if self._init_error:
             logging.getLogger(f"tango_stddaq.{self.stage_type.name}").error(self._init_error)
         self._pusher.wake()
+
+    def _cpus(self) -> frozenset[int] | None:
+        try:
+            return parse_cpus(self.Cpus)
+        except ConfigError as error:
+            raise ConfigError(f"property Cpus: {error}") from None
 
     def delete_device(self) -> None:
         """Stop the stage."""

@@ -71,6 +71,7 @@ class PixelSource:
     def __init__(self, config: DaqConfig, suffix: str = "image") -> None:
         self._name = config.segment(suffix)
         self._sizes = config.sizes
+        self._memory = config.ring_memory
         self._reader: RingReader | None = None
 
     def reader(self) -> RingReader | None:
@@ -86,7 +87,9 @@ class PixelSource:
             self._reader = None
         if self._reader is None:
             try:
-                self._reader = RingReader.attach(self._name, self._sizes.n_slots, self._sizes.slot_bytes)
+                self._reader = RingReader.attach(
+                    self._name, self._sizes.n_slots, self._sizes.slot_bytes, self._memory
+                )
             except FileNotFoundError:
                 return None
         return self._reader

@@ -10,14 +10,14 @@ import mmap
 import os
 import time
 from contextlib import suppress
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 
 from tango_stddaq.closing import Closing
-from tango_stddaq.config import segment_bytes
+from tango_stddaq.config import RingMemoryConfig, segment_bytes
 from tango_stddaq.errors import RingError
-from tango_stddaq.io import segment
+from tango_stddaq.io import ring_memory, segment
 from tango_stddaq.io.segment import Segment
 from tango_stddaq.model import INVALID_IMAGE_ID
 from tango_stddaq.processing import slots
@@ -42,6 +42,7 @@ from tango_stddaq.processing.slots import (
 _MEMORY_RESERVE: Final = 0.95
 _LOCK_TRIES: Final = 10
 _LOCK_PERIOD_S: Final = 0.01
+_PLAIN: Final = RingMemoryConfig()
 
 
 def index_name(name: str) -> str:
@@ -134,6 +135,16 @@ class _Mapped(Closing):
         """Return the bytes of the slot that `image_id` belongs to, (slot_bytes,) uint8, unchecked."""
         return self._slots[image_id % self.n_slots]
 
+    def _prepare(self, memory: RingMemoryConfig, writable: bool = True, lock: bool = False) -> Self:
+        """Map the memory as asked for; the ring is closed if that cannot be."""
+        segments = [self._data, *([self._index] if self._index is not None else [])]
+        try:
+            ring_memory.prepare(segments, memory, writable, lock)
+        except RingError:
+            self.close()
+            raise
+        return self
+
     def close(self) -> None:
         """Unmap; harmless when called again."""
         self._slots = np.empty((0, 0), np.uint8)
@@ -162,14 +173,24 @@ class RingOwner(_Mapped):
         Shape of the ring.
     mask_words
         64-bit words of packet masks a slot; 0 for none.
+    memory
+        How it lies in memory.
 
     Raises
     ------
     RingError
-        If another living process owns it, if it does not fit the machine, or cannot be created.
+        If another living process owns it, if it does not fit the machine, or cannot be created or
+        mapped as asked for.
     """
 
-    def __init__(self, name: str, n_slots: int, slot_bytes: int, mask_words: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        n_slots: int,
+        slot_bytes: int,
+        mask_words: int = 0,
+        memory: RingMemoryConfig = _PLAIN,
+    ) -> None:
         slots.prepare()
         n_bytes = segment_bytes(n_slots, slot_bytes)
         n_index_bytes = index_bytes(n_slots, mask_words)
@@ -205,7 +226,8 @@ class RingOwner(_Mapped):
         header["owner_pid"] = os.getpid()
         header["retired"] = 0
         header["adopted"] = adopted
-        header["magic"] = MAGIC
+        self._prepare(memory, lock=True)
+        header["magic"] = MAGIC  # from now on others attach
 
     def begin(self, image_id: int) -> np.ndarray:
         """Mark the slot as being written and return it; for a ring with a single writer."""
@@ -259,7 +281,9 @@ class RingWriter(_Mapped):
     """A receiver's or converter's view of a ring that another process owns."""
 
     @classmethod
-    def attach(cls, name: str, n_slots: int, slot_bytes: int) -> "RingWriter":
+    def attach(
+        cls, name: str, n_slots: int, slot_bytes: int, memory: RingMemoryConfig = _PLAIN
+    ) -> "RingWriter":
         """Map an existing ring for writing.
 
         Raises
@@ -267,12 +291,15 @@ class RingWriter(_Mapped):
         FileNotFoundError
             If there is none yet.
         RingError
-            If its shape is not the expected one.
+            If its shape is not the expected one, or it cannot be mapped as asked for.
         """
-        return cls(*_attach(name, n_slots, slot_bytes, writable=True), n_slots, slot_bytes)
+        ring = cls(*_attach(name, n_slots, slot_bytes, writable=True), n_slots, slot_bytes)
+        return ring._prepare(memory)
 
     @classmethod
-    def attach_or_create(cls, name: str, n_slots: int, slot_bytes: int) -> "RingWriter":
+    def attach_or_create(
+        cls, name: str, n_slots: int, slot_bytes: int, memory: RingMemoryConfig = _PLAIN
+    ) -> "RingWriter":
         """Map a ring for writing; create its data segment, without an index, if there is none.
 
         Existing programs do so: they know no owner. One of ours that comes later takes it over.
@@ -283,14 +310,14 @@ class RingWriter(_Mapped):
             If it cannot be created, or is of another shape.
         """
         with suppress(FileNotFoundError):
-            return cls.attach(name, n_slots, slot_bytes)
+            return cls.attach(name, n_slots, slot_bytes, memory)
         n_bytes = segment_bytes(n_slots, slot_bytes)
         _check_room(name, n_bytes, n_slots, slot_bytes)
         try:
             data, _ = _create_data(name, n_bytes)
         except OSError as error:
             raise _set_up_error(name, error) from error
-        return cls(data, None, n_slots, slot_bytes)
+        return cls(data, None, n_slots, slot_bytes)._prepare(memory)
 
     def claim(self, image_id: int) -> int | None:
         """Claim the slot of an image for a writer whose ids go up, but for a restarted detector.
@@ -321,9 +348,12 @@ class RingReader(_Mapped):
     """A consumer's view of a ring."""
 
     @classmethod
-    def attach(cls, name: str, n_slots: int, slot_bytes: int) -> "RingReader":
+    def attach(
+        cls, name: str, n_slots: int, slot_bytes: int, memory: RingMemoryConfig = _PLAIN
+    ) -> "RingReader":
         """Map an existing ring for reading; errors as for `RingWriter.attach`."""
-        return cls(*_attach(name, n_slots, slot_bytes, writable=False), n_slots, slot_bytes)
+        ring = cls(*_attach(name, n_slots, slot_bytes, writable=False), n_slots, slot_bytes)
+        return ring._prepare(memory, writable=False)
 
     def ticket(self, image_id: int) -> int | None:
         """Return proof that the slot holds `image_id` now, None if it does not.

@@ -15,6 +15,7 @@ from typing import ClassVar, Final
 from tango_stddaq.codecs import statistics
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import StageError, StdDaqError
+from tango_stddaq.io.cpus import running_on
 from tango_stddaq.stats import Counter, Rate
 
 TURN_S: Final = 0.02
@@ -67,6 +68,8 @@ class Stage:
         self.log_lines: deque[str] = deque(maxlen=LOG_LINES)
         self.on_tick: Callable[[], None] | None = None
         """Called a few times a second from the run loop; a Tango device pushes its events here."""
+        self.cpus: frozenset[int] | None = None
+        """CPUs of the run loop and of all threads that `start` starts; None: all. Read by `start`."""
         self._rate = Rate()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -120,16 +123,17 @@ class Stage:
             raise StageError(f"{self.title} is running already")
         self.error = None
         self._stop.clear()
-        try:
-            self._open()
-        except BaseException as error:
-            self._close()
-            if isinstance(error, StdDaqError):
-                self.say(logging.ERROR, str(error))
-            raise
-        statistics.prepare()
-        self._thread = threading.Thread(target=self._run, name=self.title, daemon=True)
-        self._thread.start()
+        with running_on(self.cpus):  # what is started here inherits them
+            try:
+                self._open()
+            except BaseException as error:
+                self._close()
+                if isinstance(error, StdDaqError):
+                    self.say(logging.ERROR, str(error))
+                raise
+            statistics.prepare()
+            self._thread = threading.Thread(target=self._run, name=self.title, daemon=True)
+            self._thread.start()
         self.say(logging.INFO, "[event] started")
 
     def stop(self, timeout_s: float = 5.0) -> None:

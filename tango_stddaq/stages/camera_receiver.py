@@ -155,7 +155,12 @@ class CameraReceiver(Stage):
     def _open(self) -> None:
         name, sizes = self.config.detector_name, self.config.sizes
         self._out = channels.bind(zmq.PUB, channels.ipc_address(name, "image"))
-        self._ring = RingOwner(self.config.segment("image"), sizes.n_slots, sizes.slot_bytes)
+        self._ring = RingOwner(
+            self.config.segment("image"),
+            sizes.n_slots,
+            sizes.slot_bytes,
+            memory=self.config.ring_memory,
+        )
         self._order = self._new_order()
         self._poller = zmq.Poller()
         hwm = _QUEUE_BYTES // (sizes.slot_bytes * self.n_connections)

@@ -190,7 +190,11 @@ class ImageCompressor(Stage):
         self._next_out = self._next_number
         self._out = channels.bind(zmq.PUB, channels.ipc_address(config.detector_name, self.label))
         self._ring = RingOwner(
-            config.segment(self.label), sizes.n_slots, sizes.slot_bytes, mask_words_of(config)
+            config.segment(self.label),
+            sizes.n_slots,
+            sizes.slot_bytes,
+            mask_words_of(config),
+            config.ring_memory,
         )
         self._pixels = PixelSource(config, self._suffixes[1])
         self._reader = self._pixels.reader()  # its page tables are large: not when the first image waits

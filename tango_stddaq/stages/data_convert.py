@@ -131,7 +131,9 @@ class DataConvert(ConvertingStage):
         if ring is None:
             name = self.config.segment(str(self.modules[source]))
             try:
-                ring = RingReader.attach(name, MIN_SLOTS, self.detector.layout.frame_bytes)
+                ring = RingReader.attach(
+                    name, MIN_SLOTS, self.detector.layout.frame_bytes, self.config.ring_memory
+                )
             except FileNotFoundError:
                 return None
             self._frames[source] = ring
@@ -145,7 +147,10 @@ class DataConvert(ConvertingStage):
                 ring.close()
             sizes = self.config.sizes
             ring = self._images[source] = RingWriter.attach_or_create(
-                self.config.segment("image"), sizes.n_slots, sizes.slot_bytes
+                self.config.segment("image"),
+                sizes.n_slots,
+                sizes.slot_bytes,
+                self.config.ring_memory,
             )
         return ring
 

@@ -83,7 +83,11 @@ class ModuleSync(Stage):
         self._in.setsockopt(zmq.RCVTIMEO, int(TURN_S * 1000))
         self._out = channels.bind(zmq.PUB, channels.ipc_address(name, "image"))
         self._ring = RingOwner(
-            self.config.segment("image"), sizes.n_slots, sizes.slot_bytes, self._last_mask.size
+            self.config.segment("image"),
+            sizes.n_slots,
+            sizes.slot_bytes,
+            self._last_mask.size,
+            self.config.ring_memory,
         )
         self._synchronizer = self._new_synchronizer()
         self._warm_up()

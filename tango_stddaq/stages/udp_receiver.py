@@ -111,7 +111,13 @@ class UdpReceiver(ConvertingStage):
         name = self.config.detector_name
         if self.mode is ReceiveMode.FRAMES:
             for source, module in enumerate(self.modules):
-                ring = RingOwner(f"{name}-{module}", MIN_SLOTS, layout.frame_bytes, layout.mask_words)
+                ring = RingOwner(
+                    f"{name}-{module}",
+                    MIN_SLOTS,
+                    layout.frame_bytes,
+                    layout.mask_words,
+                    self.config.ring_memory,
+                )
                 self._owned.append(ring)
                 self._use_ring(workspace, source, ring, 0)
                 self._out.append(channels.bind(zmq.PUB, channels.ipc_address(name, str(module))))
@@ -179,7 +185,9 @@ class UdpReceiver(ConvertingStage):
             self._ring.close()
             self._ring = None
         try:
-            ring = RingWriter.attach(self.config.segment("image"), n_slots, slot_bytes)
+            ring = RingWriter.attach(
+                self.config.segment("image"), n_slots, slot_bytes, self.config.ring_memory
+            )
         except FileNotFoundError:
             return False
         workspace = self._workspace

@@ -1,6 +1,7 @@
 """`stddaq stage ...` as processes, called and driven like the programs they replace."""
 
 import json
+import os
 import signal
 import socket
 import time
@@ -302,3 +303,27 @@ def test_second_synchronizer_is_refused(config_path: Path, tmp_path: Path) -> No
         refused("stage", "module-sync", config_path, words=("in use",))
         assert isinstance(first, Program)
         assert first.end()[0] == 0
+
+
+def test_all_threads_of_a_stage_keep_to_its_cpus(config_path: Path, tmp_path: Path) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    with running(tmp_path / "log", "stage", "module-sync", config_path, "--cpus", cpu) as sync:
+        sync.wait_for("[event] started")
+        threads = [int(path.name) for path in Path(f"/proc/{sync.process.pid}/task").iterdir()]
+        assert len(threads) > 1
+        # Those that libraries started while they were loaded wait for work that a stage has not.
+        assert os.sched_getaffinity(sync.process.pid) == {cpu}
+        assert sum(os.sched_getaffinity(thread) == {cpu} for thread in threads) > 1
+
+
+@pytest.mark.parametrize("cpus", ["4000", "0-4000", "two", "1-0"])
+@pytest.mark.parametrize(
+    "arguments",
+    [["module-sync"], ["file-writer", "0"], ["compress-blosc2", "-t", "1"]],
+    ids=lambda a: a[0],
+)
+def test_cpus_that_are_not_there_are_refused_by_every_stage(
+    config_path: Path, arguments: list[str], cpus: str
+) -> None:
+    stage, *rest = arguments
+    refused("stage", stage, config_path, *rest, "--cpus", cpus, words=("--cpus", cpus, "out of"))

@@ -1,8 +1,10 @@
 """What a controls engineer sees of the devices: descriptions, versions, events, log, preview."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -208,3 +210,41 @@ def test_the_facade_lists_the_state_of_every_stage(daq: Daq) -> None:
     lines = list(daq.facade.stageStates)
     assert [line.split(": ")[0] for line in lines] == [s.device for s in daq.system.plan.stages]
     assert all(line.endswith((": RUNNING", ": ALARM")) for line in lines)
+
+
+def cpus_of_threads(pid: int) -> list[set[int]]:
+    return [os.sched_getaffinity(int(path.name)) for path in Path(f"/proc/{pid}/task").iterdir()]
+
+
+@pytest.mark.parametrize("tango_class", _CLASSES[1:])
+def test_the_run_loop_keeps_to_its_cpus_and_tango_has_all(daq: Daq, tango_class: str) -> None:
+    ours = os.sched_getaffinity(0)
+    if len(ours) == 1:
+        pytest.skip("this machine lets us use one CPU only")
+    device, pid = daq.stage(tango_class), daq.process(tango_class).pid
+    assert {min(ours)} not in cpus_of_threads(pid)
+    device.put_property({"Cpus": [str(min(ours))]})
+    device.Init()
+    try:
+        wait_until(lambda: {min(ours)} in cpus_of_threads(pid), 5, "a thread keeps to the CPU")
+        assert os.sched_getaffinity(pid) == ours
+    finally:
+        device.delete_property("Cpus")
+        device.Init()
+    wait_until(lambda: {min(ours)} not in cpus_of_threads(pid), 5, "all threads are free")
+
+
+@pytest.mark.parametrize("cpus", ["4000", "fast"])
+def test_wrong_cpus_are_named_and_the_device_usable_afterwards(daq: Daq, cpus: str) -> None:
+    device = daq.stage("StdDaqModuleSync")
+    device.put_property({"Cpus": [cpus]})
+    device.Init()
+    try:
+        assert device.state() == DevState.FAULT
+        for word in ("property Cpus", cpus, "allowed are CPUs out of"):
+            assert word in device.status()
+    finally:
+        device.delete_property("Cpus")
+        device.Init()
+    assert device.state() != DevState.FAULT
+    daq.check_good()

@@ -57,6 +57,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "submodule_info": {},
         "live_stream_configs": {},
         "ring_slots": None,
+        "ring_memory": {"prefault": False, "huge_pages": False, "lock": False},
         "camera_address": None,
         "camera_protocol": "bsread",
         "compressors": (),
@@ -294,3 +295,10 @@ def test_compressors_have_defaults_and_a_suffix() -> None:
 def test_wrong_compressors_are_named(compressors: list[dict[str, Any]], words: list[str]) -> None:
     text = error_of(compressors=compressors)
     assert not [word for word in words if word not in text], text
+
+
+def test_an_option_of_the_memory_that_is_not_there_is_refused() -> None:
+    allowed = "`prefault`, `huge_pages`, `lock`"
+    with pytest.raises(ConfigError, match=rf"ring_memory.hugepages: .* not permitted.*{allowed}"):
+        parse(ring_memory={"hugepages": True})
+    assert parse(ring_memory={"lock": True}).ring_memory.lock
