@@ -51,7 +51,7 @@ class WriterStage(Stage):
     main_counter = "images"
     counters_spec: ClassVar[tuple[Counter, ...]] = (
         Counter("images", "images", "Images stored."),
-        Counter("bytes", "bytes", "Pixel bytes stored."),
+        Counter("bytes", "bytes", "Bytes stored: pixels, or rows of metadata."),
         Counter("files", "files", "Files finished."),
         Counter("overwritten", "images", "Images lost: overwritten before they were read.", loss=True),
         Counter("write_errors", "images", "Images that could not be stored.", loss=True),
@@ -64,6 +64,7 @@ class WriterStage(Stage):
         super().__init__(config, label)
         self._channel = channel
         self._output_roots = output_roots
+        self._image_bytes = config.sizes.slot_bytes
         self._in: zmq.Socket[bytes] | None = None
         self._out: zmq.Socket[bytes] | None = None
         self._file: WrittenFile | None = None
@@ -177,7 +178,7 @@ class WriterStage(Stage):
             self._fail(str(error))
         n_stored, n_lost = file.n_written - n_before, file.n_lost - n_lost_before
         self.counters["images"] += n_stored
-        self.counters["bytes"] += n_stored * self.config.sizes.slot_bytes
+        self.counters["bytes"] += n_stored * self._image_bytes
         self.counters["overwritten"] += n_lost
         self.counters["write_errors"] += len(images) - n_stored - n_lost
 
