@@ -26,7 +26,7 @@ from tango_stddaq.io.preflight import Request, check
 from tango_stddaq.processing.acquisition import RUNNING, Account, DriverStatus, check_transition
 from tango_stddaq.stages.base import TURN_S, Stage
 from tango_stddaq.stages.conclusion import MasterFile
-from tango_stddaq.stages.writer_links import META, Replies, WriterLinks, failures_of
+from tango_stddaq.stages.writer_links import META, STUCK_S, Replies, WriterLinks, failures_of
 from tango_stddaq.stats import Counter, Ledger, LossReason
 
 CREATE_TIMEOUT_S: Final = 4.5
@@ -373,13 +373,19 @@ class WriterDriver(Stage):
         if self.acquisition_status is _S.WAITING_FOR_FIRST_IMAGE:
             self._set_status(_S.STOP)
         self._set_status(_S.SAVING_FILE)
-        self.links.ask([ConfirmLastImage()] * len(self.links.all), SAVE_TIMEOUT_S, self._confirmed)
+        self.links.ask(
+            [ConfirmLastImage()] * len(self.links.all),
+            SAVE_TIMEOUT_S,
+            self._confirmed,
+            silence_s=STUCK_S,
+        )
 
     def _confirmed(self, confirmed: Replies) -> None:
         self.links.ask(
             [CloseFile()] * len(self.links.all),
             SAVE_TIMEOUT_S,
             lambda closed: self._closed(confirmed, closed),
+            silence_s=SAVE_TIMEOUT_S,  # some file servers write all they have when a file is closed
         )
 
     def _closed(self, confirmed: Replies, closed: Replies) -> None:
