@@ -112,8 +112,8 @@ class GrowingFile(Closing):
             Whether the pixels go by `write_at`, which bears a full disk: room for them is not reserved,
             as some file systems would touch their pages twice.
         rows_bytes
-            What rows need that are written later, when these pixels are there. Asking for much would cost:
-            it lies behind the pixels, where the next ones go.
+            What rows need that are written later, when these pixels are there. No more than needed: it
+            lies behind the pixels, where the next ones go, and some file systems fill it with zeros.
 
         Raises
         ------
