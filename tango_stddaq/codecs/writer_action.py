@@ -32,7 +32,8 @@ class CreateFile:
     overwrite
         Whether a file of that name is replaced.
     tell_of_failure
-        Whether the writer shall send an unasked response at once when it cannot store an image.
+        Whether the writer shall send an unasked response at once when it cannot store an image, and one
+        every now and then that says how far it is.
 
     The last two are additions of ours: existing writers do not know them, no existing driver sets them.
     """
@@ -75,7 +76,7 @@ class Response:
     overwritten
         Those of them that the file does not name, as (first, last), both included; the latest few.
     unasked
-        Whether it is no answer, but tells of a failure.
+        Whether it is no answer, but tells of a failure, or if `ok` how far the writer is.
     """
 
     ok: bool

@@ -97,10 +97,12 @@ def plan(
         stage("StdDaqFileWriter", "file_writer", i, WriterId=str(i), Suffix=config.writer_source)
         for i in range(config.number_of_writers)
     ]
-    for writer in writers:
-        writer.properties["OutputRoots"] = list(output_roots)
     driver = stage("StdDaqWriterDriver", "writer_driver", 0, Suffix=config.writer_source)
-    driver.properties["OutputRoots"] = list(output_roots)
+    if config.detector_type == "gigafrost" and writers:
+        writers.append(stage("StdDaqMetaWriter", "meta_writer", 0))
+        driver.properties["MetadataWriter"] = ["true"]
+    for entry in (*writers, driver):
+        entry.properties["OutputRoots"] = list(output_roots)
     streams = [
         stage("StdDaqLiveStream", "live_stream", i, Address=address)
         for i, address in enumerate(addresses)

@@ -181,4 +181,5 @@ def request_of(command: Mapping[str, Any]) -> Request:
         n_images=value("n_image", int, DEFAULT_N_IMAGES),
         start_id=value("start_id", int, 0),
         writer_user_id=value("writer_id", int, 0),
+        overwrite=value("overwrite", bool, False),
     )

@@ -73,6 +73,17 @@ class AcquisitionFace(Device):
     def startId(self, value: int) -> None:
         self._change(start_id=int(value))
 
+    @attribute(
+        dtype=bool, access=READ_WRITE, label="overwrite",
+        doc="Whether the next Start replaces files of the same names; false again after it.",
+    )  # fmt: skip
+    def overwrite(self) -> bool:
+        return self._request.overwrite
+
+    @overwrite.write
+    def overwrite(self, value: bool) -> None:
+        self._change(overwrite=bool(value))
+
     # -- what is known of it -----------------------------------------------------------------------
 
     @attribute(

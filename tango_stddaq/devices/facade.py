@@ -378,11 +378,13 @@ class StdDaq(AcquisitionFace):
                         ("filePrefix", request.file_prefix),
                         ("imageCount", request.n_images),
                         ("startId", request.start_id),
+                        ("overwrite", request.overwrite),
                     ]
                 )
                 driver.command_inout("StartWriting")
             except tango.DevFailed as error:
                 raise AcquisitionError(error.args[0].desc) from None
+            self._change(overwrite=False)  # asked for once: it is not for the acquisitions after it
             self._note(f"[event] start of {request.n_images} images in {request.path}")
             self._refresh_now()
 

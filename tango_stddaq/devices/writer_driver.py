@@ -35,6 +35,9 @@ class StdDaqWriterDriver(StageDevice, AcquisitionFace):
     OutputRoots = device_property(
         dtype=(str,), default_value=[], doc="Directories below which files may be written; none: any."
     )
+    MetadataWriter = device_property(
+        dtype=bool, default_value=False, doc="Whether a GigaFRoST metadata writer takes part."
+    )
 
     locals().update(counter_attributes(WriterDriver.counters_spec))
 
@@ -44,7 +47,8 @@ class StdDaqWriterDriver(StageDevice, AcquisitionFace):
         super().init_device()
 
     def make_stage(self, config: DaqConfig) -> WriterDriver:
-        return WriterDriver(config, self.Suffix, tuple(root for root in self.OutputRoots if root))
+        roots = tuple(root for root in self.OutputRoots if root)
+        return WriterDriver(config, self.Suffix, roots, self.MetadataWriter)
 
     def _driver(self) -> WriterDriver:
         return cast(WriterDriver, self.stage)
@@ -72,6 +76,7 @@ class StdDaqWriterDriver(StageDevice, AcquisitionFace):
     def StartWriting(self) -> None:
         user = self._driver().config.writer_user_id or 0
         self._driver().begin(dataclasses.replace(self._request, writer_user_id=user))
+        self._change(overwrite=False)
 
     @command(doc_in="End the acquisition; what was accepted is saved.")
     @tango_errors

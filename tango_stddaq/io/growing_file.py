@@ -26,8 +26,8 @@ LIBVER: Final = ("v110", "v110")
 PAGE_BYTES: Final = 4096
 """Blocks of metadata lie within a page of the kernel, which is written as a whole or not at all."""
 _ALIGN_FROM_BYTES: Final = 256
-_MARGIN_BYTES: Final = 2 * 2**20
-"""More than twice the metadata that comes between two calls of `make_room`."""
+_MARGIN_BYTES: Final = 2**18
+"""More than twice what HDF5 writes for itself between two calls of `make_room`: blocks of indexes."""
 _STEP_BYTES: Final = 64 * 2**20
 _MAX_PIECES: Final = 512
 _HEAD_BYTES: Final = 64 * 1024
@@ -99,7 +99,7 @@ class GrowingFile(Closing):
             raise FileError(f"{self.path}: cannot be created: {reason_of(error)}") from error
         self._place.close()
 
-    def make_room(self, n_bytes: int = 0, past_hdf5: bool = False) -> None:
+    def make_room(self, n_bytes: int = 0, past_hdf5: bool = False, rows_bytes: int = 0) -> None:
         """Get room on the disk for what is written next, and let the file end beyond it.
 
         HDF5 does not survive a disk that is full in the middle of its work: it is not asked to write
@@ -111,6 +111,9 @@ class GrowingFile(Closing):
         past_hdf5
             Whether the pixels go by `write_at`, which bears a full disk: room for them is not reserved,
             as some file systems would touch their pages twice.
+        rows_bytes
+            What rows need that are written later, when these pixels are there. No more than needed: it
+            lies behind the pixels, where the next ones go, and some file systems fill it with zeros.
 
         Raises
         ------
@@ -119,7 +122,7 @@ class GrowingFile(Closing):
         """
         margin = _MARGIN_BYTES if n_bytes else _MARGIN_BYTES // 2
         now = self.h5.id.get_filesize()
-        needed = now + n_bytes + margin
+        needed = now + n_bytes + rows_bytes + margin
         if past_hdf5:
             self._reserved = max(self._reserved, now + n_bytes)
         if needed > self._reserved and self._can_reserve:

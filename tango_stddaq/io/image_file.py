@@ -33,6 +33,7 @@ from tango_stddaq.stats import IdRanges, LossReason
 MAX_ROWS_WAITING: Final = 1024
 """Images whose rows wait in memory, at most, before they are written."""
 MAX_CHUNK_BYTES: Final = 2**32 - 1
+_FEW_ROWS: Final = 128
 _MAX_RUN_BYTES: Final = 64 * 2**20
 _NO_FILTER: Final = 1
 _FILTERS: Final = {
@@ -109,9 +110,11 @@ class ImageFile(Closing):
         is_camera = "bsread_name" in (self._details.dtype.names or ())
         self._detail_rows = GrowingRows(group, "details", self._details.dtype, compressed=is_camera)
         self._mask_rows = (
-            GrowingRows(group, "missing_packets", self._details.mask) if self._details.mask else None
+            GrowingRows(group, "missing_packets", self._details.mask, rows_per_chunk=_FEW_ROWS)
+            if self._details.mask
+            else None
         )
-        self._lost_rows = GrowingRows(group, "lost", LOST)
+        self._lost_rows = GrowingRows(group, "lost", LOST, rows_per_chunk=_FEW_ROWS)
         self._metadata = GrowingRows(group, "metadata", METADATA, np.array((2**64 - 1, 0), METADATA))
         self._metadata.dataset.attrs["status_values"] = STATUS_VALUES
         for name in self._details.dtype.names or ():
@@ -195,7 +198,8 @@ class ImageFile(Closing):
         self._file.write_at(slots, self._offset + in_chunk * slot_bytes)
 
     def _start_chunk(self, n_bytes: int) -> None:
-        self._file.make_room(n_bytes, past_hdf5=not self._compression)
+        n_rows = min(self._per_chunk, MAX_ROWS_WAITING)
+        self._file.make_room(n_bytes, not self._compression, self._room_for(n_rows))
         self._data.set_extent((self.n_written + 1, *self._sizes.shape))
         if not self._compression:
             self._offset = self._data.get_chunk_info_by_coord((self.n_written, 0, 0)).byte_offset
@@ -282,12 +286,20 @@ class ImageFile(Closing):
         """Return the images lost that are not in `lost` yet, as (first, last), both included."""
         return self._lost.ranges()
 
+    def _room_for(self, n_more: int) -> int:
+        """Return what the rows that wait, and those of so many images to come, need in the file."""
+        n_images = len(self._rows) + n_more
+        room = sum(rows.room_for(n_images) for rows in (self._ids, self._detail_rows, self._metadata))
+        if self._mask_rows is not None:
+            room += self._mask_rows.room_for(len(self._masks) + n_more)
+        return room + self._lost_rows.room_for(len(self._lost.ranges()) + n_more)
+
     # -- rows --------------------------------------------------------------------------------------
 
     def _store_rows(self) -> None:
         """Write what waits, pixels before the rows that name them: a row in the file has its pixels."""
         if self._rows:
-            self._file.make_room()
+            self._file.make_room(rows_bytes=self._room_for(0))
             self._data.set_extent((self.n_written, *self._sizes.shape))
             self._data.flush()
             rows = np.array(self._rows, METADATA)

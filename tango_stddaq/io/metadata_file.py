@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from tango_stddaq.closing import Closing
@@ -11,7 +12,7 @@ from tango_stddaq.codecs.pb import std_daq_protocol_pb2 as pb
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import FileError
 from tango_stddaq.io.creation import FILE_ERRORS, FileRules, reason_of
-from tango_stddaq.io.growing_file import GrowingFile
+from tango_stddaq.io.growing_file import GrowingFile, is_closed
 from tango_stddaq.io.rows import GIGAFROST_METADATA, GrowingRows
 
 
@@ -85,3 +86,22 @@ class MetadataFile(Closing):
             self._file.let_go()
             raise
         self._file.close()
+
+
+def check_stored(path: Path, detector_name: str, n_images: int) -> None:
+    """Open a finished metadata file again and count its rows.
+
+    Raises
+    ------
+    FileError
+        If it cannot be read, was not closed, or does not have a row for each of `n_images`.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            n_rows = len(file[f"{detector_name}/metadata"])
+    except (OSError, KeyError) as error:
+        raise FileError(f"{path}: cannot be read back: {reason_of(error)}") from error
+    if not is_closed(path):
+        raise FileError(f"{path}: was not closed by its writer; it holds {n_rows} rows")
+    if n_rows != n_images:
+        raise FileError(f"{path}: {n_rows} rows, but {n_images} images were recorded")

@@ -56,7 +56,13 @@ class Request:
         return Path(self.path) / f"{self.file_prefix}{separator}master.h5"
 
 
-def check(request: Request, config: DaqConfig, n_writers: int, roots: Sequence[str] = ()) -> None:
+def check(
+    request: Request,
+    config: DaqConfig,
+    n_writers: int,
+    roots: Sequence[str] = (),
+    with_metadata: bool = False,
+) -> None:
     """Refuse a request that cannot end in a good file.
 
     Parameters
@@ -65,6 +71,8 @@ def check(request: Request, config: DaqConfig, n_writers: int, roots: Sequence[s
         Writers that will take part.
     roots
         Directories below which files may be written; none means anywhere.
+    with_metadata
+        Whether there will be a GigaFRoST metadata file.
 
     Raises
     ------
@@ -74,11 +82,15 @@ def check(request: Request, config: DaqConfig, n_writers: int, roots: Sequence[s
     _check_numbers(request, n_writers)
     _check_prefix(request.file_prefix)
     directory = _check_directory(request.path, roots)
-    for path in [*request.writer_files(n_writers), request.master_file()]:
+    paths = [*request.writer_files(n_writers), request.master_file()]
+    if with_metadata:
+        paths.append(request.metadata_file())
+    for path in paths:
         _check_length(path)
         if not request.overwrite and (path.exists() or path.is_symlink()):
             raise AcquisitionError(
-                f"{path}: exists already and is not overwritten; choose another filePrefix"
+                f"{path}: exists already and is not overwritten; choose another filePrefix, "
+                "or ask to overwrite"
             )
     needed = request.n_images * config.sizes.slot_bytes
     stat = os.statvfs(directory)

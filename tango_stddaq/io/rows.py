@@ -66,6 +66,8 @@ LOST: Final = np.dtype([("first_id", "<u8"), ("last_id", "<u8"), ("reason", "S16
 """Images of one reason, `first_id` to `last_id`, both included."""
 
 ROWS_PER_CHUNK: Final = 4096
+_PAGE_BYTES: Final = 4096
+_MAX_CHUNK_BYTES: Final = 2**18
 
 
 class Details:
@@ -121,23 +123,41 @@ class GrowingRows:
         What a reader of a virtual dataset sees where there is no row yet.
     compressed
         For rows that are long and alike.
+    rows_per_chunk
+        Fewer where there are few rows, mostly none.
     """
 
     def __init__(
-        self, group: Any, name: str, dtype: np.dtype, fill: Any = None, compressed: bool = False
+        self,
+        group: Any,
+        name: str,
+        dtype: np.dtype,
+        fill: Any = None,
+        compressed: bool = False,
+        rows_per_chunk: int = ROWS_PER_CHUNK,
     ) -> None:
         filters = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if compressed else {}
+        self._per_chunk = max(1, min(rows_per_chunk, _MAX_CHUNK_BYTES // dtype.itemsize))
+        self._chunk_bytes = self._per_chunk * dtype.itemsize + _PAGE_BYTES
+        self._compressed = compressed
         self.dataset = group.create_dataset(
             name,
             shape=(0,),
             maxshape=(None,),
-            chunks=(ROWS_PER_CHUNK if dtype.itemsize <= 64 else ROWS_PER_CHUNK // 8,),
+            chunks=(self._per_chunk,),
             dtype=dtype,
             fillvalue=fill,
             **filters,
         )
         self._id = self.dataset.id
         self.n_rows = 0
+
+    def room_for(self, n_rows: int) -> int:
+        """Return how much the file may grow, at most, when so many rows are appended."""
+        n_chunks = -(-(self.n_rows + n_rows) // self._per_chunk) - -(-self.n_rows // self._per_chunk)
+        return (
+            n_chunks + self._compressed
+        ) * self._chunk_bytes  # a compressed chunk moves when it grows
 
     def append(self, rows: np.ndarray) -> None:
         """Add rows and hand them to the operating system.

@@ -51,28 +51,29 @@ class RunMap:
     Attributes
     ----------
     runs
-        For each file.
+        For each file; none where they are too many.
     n_images
         Over all files.
+    too_many
+        Whether a virtual dataset of them would be a burden to whoever opens it.
     """
 
     def __init__(self, n_files: int) -> None:
         self.runs: list[list[Run]] = [[] for _ in range(n_files)]
         self.n_images = 0
+        self.too_many = False
 
     def add(self, source: np.ndarray, position: np.ndarray) -> None:
         """Add the next images: from which file each comes, and from which place there."""
-        for which, found in enumerate(self.runs):
+        for which, found in enumerate(self.runs if not self.too_many else ()):
             for target, stride, first, length in runs(source, position, which):
                 new = (self.n_images + target, stride, first, length)
                 if not (found and _joined(found, new)):
                     found.append(new)
         self.n_images += len(source)
-
-    @property
-    def too_many(self) -> bool:
-        """Whether a virtual dataset of them would be a burden to whoever opens it."""
-        return sum(map(len, self.runs)) > MAX_RUNS
+        if sum(map(len, self.runs)) > MAX_RUNS:
+            self.too_many = True
+            self.runs = [[] for _ in self.runs]
 
     def one_after_the_other(self, counts: Sequence[int]) -> list[list[Run]]:
         """Return one run for each file: its images as they lie, behind those of the file before."""

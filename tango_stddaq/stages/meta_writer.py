@@ -6,6 +6,7 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.io.creation import FileRules
 from tango_stddaq.io.metadata_file import MetadataFile
+from tango_stddaq.io.rows import GIGAFROST_METADATA
 from tango_stddaq.stages.writer_base import Messages, WriterStage
 
 
@@ -26,6 +27,7 @@ class MetaWriter(WriterStage):
                 f"detector_type {config.detector_type}: only a gigafrost has a metadata writer"
             )
         super().__init__(config, "meta", "", output_roots)
+        self._image_bytes = GIGAFROST_METADATA.itemsize
 
     def _new_file(self, path: Path, rules: FileRules) -> MetadataFile:
         return MetadataFile(path, self.config, rules)

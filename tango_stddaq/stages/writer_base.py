@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
@@ -19,6 +20,10 @@ from tango_stddaq.stats import Counter
 
 FLUSH_PERIOD_S: Final = 0.2
 """A writer that is killed loses the images of this time, at most, and those that it had not begun."""
+PROGRESS_PERIOD_S: Final = 1.0
+"""How often a writer tells the driver how far it is."""
+PIECE_BYTES: Final = 64 * 2**20
+"""So much is stored between two looks at the clock."""
 REPLY_TIMEOUT_MS: Final = 1000
 _MAX_ACTIONS_PER_TURN: Final = 256
 
@@ -51,7 +56,7 @@ class WriterStage(Stage):
     main_counter = "images"
     counters_spec: ClassVar[tuple[Counter, ...]] = (
         Counter("images", "images", "Images stored."),
-        Counter("bytes", "bytes", "Pixel bytes stored."),
+        Counter("bytes", "bytes", "Bytes stored: pixels, or rows of metadata."),
         Counter("files", "files", "Files finished."),
         Counter("overwritten", "images", "Images lost: overwritten before they were read.", loss=True),
         Counter("write_errors", "images", "Images that could not be stored.", loss=True),
@@ -64,12 +69,13 @@ class WriterStage(Stage):
         super().__init__(config, label)
         self._channel = channel
         self._output_roots = output_roots
+        self._image_bytes = config.sizes.slot_bytes
         self._in: zmq.Socket[bytes] | None = None
         self._out: zmq.Socket[bytes] | None = None
         self._file: WrittenFile | None = None
         self._failure: str | None = None
-        self._tells_of_failure = False
-        self._next_flush_s = 0.0
+        self._tells_unasked = False
+        self._next_flush_s = self._next_progress_s = 0.0
         self.current_file = ""
 
     # -- what a subclass implements ----------------------------------------------------------------
@@ -114,6 +120,18 @@ class WriterStage(Stage):
         if now >= self._next_flush_s:
             self._next_flush_s = now + FLUSH_PERIOD_S
             self._flush()
+        self._tell_progress()
+
+    def _tell_progress(self) -> None:
+        """Let a driver that knows of it see that this writer is alive: it waits for no one else."""
+        now = time.monotonic()
+        if self._file is None or not self._tells_unasked or now < self._next_progress_s:
+            return
+        self._next_progress_s = now + PROGRESS_PERIOD_S
+        response = Response(True, n_written=self._file.n_written, unasked=True)
+        if self._out is not None:
+            with suppress(zmq.Again):  # no driver, or one that reads nothing
+                self._out.send(writer_action.encode_response(response), zmq.DONTWAIT)
 
     def _take_actions(self, actions: "zmq.Socket[bytes]") -> None:
         """Do what waits; images that follow each other are stored together."""
@@ -151,7 +169,7 @@ class WriterStage(Stage):
             self.say(logging.WARNING, f"{self._file.path}: was left open; closing it")
             self._close_file()
         self._failure = None
-        self._tells_of_failure = action.tell_of_failure
+        self._tells_unasked = action.tell_of_failure
         try:
             rules = FileRules.of(self.config, self._output_roots, action.writer_id, action.overwrite)
             self._file = self._new_file(Path(action.path), rules)
@@ -162,9 +180,14 @@ class WriterStage(Stage):
         return Response(True)
 
     def _record(self, images: Messages) -> None:
+        """Store images, in pieces."""
+        most = max(1, PIECE_BYTES // self._image_bytes)
+        for first in range(0, len(images), most):
+            self._record_piece(images[first : first + most])
+            self._tell_progress()
+
+    def _record_piece(self, images: Messages) -> None:
         file = self._file
-        if not images:
-            return
         if file is None or self._failure is not None:
             if self._failure is None:
                 self._fail(f"{self.title} was given images without a file: was it restarted?")
@@ -177,14 +200,14 @@ class WriterStage(Stage):
             self._fail(str(error))
         n_stored, n_lost = file.n_written - n_before, file.n_lost - n_lost_before
         self.counters["images"] += n_stored
-        self.counters["bytes"] += n_stored * self.config.sizes.slot_bytes
+        self.counters["bytes"] += n_stored * self._image_bytes
         self.counters["overwritten"] += n_lost
         self.counters["write_errors"] += len(images) - n_stored - n_lost
 
     def _fail(self, reason: str) -> None:
         self._failure = reason
         self.say(logging.ERROR, reason)
-        if self._tells_of_failure:
+        if self._tells_unasked:
             self._reply(Response(False, reason, unasked=True))
 
     def _flush(self) -> None:

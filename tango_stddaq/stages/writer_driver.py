@@ -17,7 +17,7 @@ from tango_stddaq.codecs import image_metadata, writer_action
 from tango_stddaq.codecs.writer_action import CloseFile, ConfirmLastImage, CreateFile
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import AcquisitionError, ConfigError, FileError
-from tango_stddaq.io import creation
+from tango_stddaq.io import creation, metadata_file
 from tango_stddaq.io.creation import FileRules
 from tango_stddaq.io.identity import as_user
 from tango_stddaq.io.image_source import MetadataSource
@@ -26,7 +26,7 @@ from tango_stddaq.io.preflight import Request, check
 from tango_stddaq.processing.acquisition import RUNNING, Account, DriverStatus, check_transition
 from tango_stddaq.stages.base import TURN_S, Stage
 from tango_stddaq.stages.conclusion import MasterFile
-from tango_stddaq.stages.writer_links import META, Replies, WriterLinks, failures_of
+from tango_stddaq.stages.writer_links import META, STUCK_S, Replies, WriterLinks, failures_of
 from tango_stddaq.stats import Counter, Ledger, LossReason
 
 CREATE_TIMEOUT_S: Final = 4.5
@@ -169,7 +169,9 @@ class WriterDriver(Stage):
                 self.config, self.output_roots, request.writer_user_id, request.overwrite
             )
             with as_user(rules.user_id):
-                check(request, self.config, self.n_writers, self.output_roots)
+                check(
+                    request, self.config, self.n_writers, self.output_roots, self._with_metadata_writer
+                )
         except FileError as error:
             raise AcquisitionError(str(error)) from error
         return rules
@@ -371,13 +373,19 @@ class WriterDriver(Stage):
         if self.acquisition_status is _S.WAITING_FOR_FIRST_IMAGE:
             self._set_status(_S.STOP)
         self._set_status(_S.SAVING_FILE)
-        self.links.ask([ConfirmLastImage()] * len(self.links.all), SAVE_TIMEOUT_S, self._confirmed)
+        self.links.ask(
+            [ConfirmLastImage()] * len(self.links.all),
+            SAVE_TIMEOUT_S,
+            self._confirmed,
+            silence_s=STUCK_S,
+        )
 
     def _confirmed(self, confirmed: Replies) -> None:
         self.links.ask(
             [CloseFile()] * len(self.links.all),
             SAVE_TIMEOUT_S,
             lambda closed: self._closed(confirmed, closed),
+            silence_s=SAVE_TIMEOUT_S,  # some file servers write all they have when a file is closed
         )
 
     def _closed(self, confirmed: Replies, closed: Replies) -> None:
@@ -392,6 +400,8 @@ class WriterDriver(Stage):
             )
             self.ledger = conclusion.ledger
             failures += conclusion.failures
+        if self._with_metadata_writer:
+            failures += self._check_metadata_file()
         self.progress = min(1.0, self.ledger.expected / self._account.n_images)
         self.counters["lost"] += self.ledger.lost
         if failures or self.failed:
@@ -401,6 +411,16 @@ class WriterDriver(Stage):
         self.say(logging.INFO, f"[event] saved {self.ledger.stored} images, lost {self.ledger.lost}")
         self._set_status(_S.FILE_SAVED)
         self._set_status(_S.IDLE)
+
+    def _check_metadata_file(self) -> list[str]:
+        try:
+            with as_user(self._rules.user_id):
+                metadata_file.check_stored(
+                    self._request.metadata_file(), self.config.detector_name, self.n_dispatched
+                )
+        except FileError as error:
+            return [str(error)]
+        return []
 
     def _discard(
         self, reason: str, timeout_s: float, failed: bool = False, only: list[int | str] | None = None

@@ -41,11 +41,14 @@ class WriterLink:
         self._is_connected = False
         self.failure: str | None = None
         """What the writer says unasked: that it could not store an image of this acquisition."""
+        self.was_given_up = False
+        """Whether an answer of this acquisition is waited for no more."""
         self.n_connections = 0
         """How often the writer was found: one more means that it was restarted."""
         self._waiting: deque[tuple[bytes, bool]] = deque()
         self._n_unanswered = 0
-        self._last_writable_s = time.monotonic()
+        self._last_writable_s = self._last_heard_s = self._last_progress_s = time.monotonic()
+        self._n_written: int | None = None
 
     def send(self, action: Action) -> None:
         """Queue an action and send what the writer takes now."""
@@ -107,6 +110,10 @@ class WriterLink:
                 response = writer_action.decode_response(data)
             except ValueError as error:
                 response = Response(False, str(error))
+            self._last_heard_s = time.monotonic()
+            if response.unasked and response.ok:
+                self._note_progress(response.n_written)
+                continue
             if response.unasked:
                 self.failure = response.reason
                 continue
@@ -115,8 +122,22 @@ class WriterLink:
                 return response
             self._n_unanswered = max(0, self._n_unanswered)  # below: one that came after `give_up`
 
+    def _note_progress(self, n_written: int) -> None:
+        if n_written != self._n_written:
+            self._last_progress_s = time.monotonic()
+        self._n_written = n_written
+
+    def silent_s(self) -> float | None:
+        """Return for how long nothing was heard of the writer; None if it is one that does not tell."""
+        return None if self._n_written is None else time.monotonic() - self._last_heard_s
+
+    def idle_s(self) -> float:
+        """Return for how long it has stored no image, as far as it tells."""
+        return time.monotonic() - self._last_progress_s
+
     def give_up(self) -> None:
         """Forget what the writer has not taken; what it has taken it may still answer, late."""
+        self.was_given_up = True
         self.drop_waiting()
 
     def drop_waiting(self) -> None:
@@ -129,8 +150,9 @@ class WriterLink:
         self.drop_waiting()
         while self.take_reply() is not None:
             pass
-        self.failure = None
-        self._last_writable_s = time.monotonic()
+        self.failure = self._n_written = None
+        self.was_given_up = False
+        self._last_writable_s = self._last_heard_s = self._last_progress_s = time.monotonic()
 
     def close(self) -> None:
         """Close both channels."""

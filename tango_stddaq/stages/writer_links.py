@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from tango_stddaq.codecs.writer_action import Action, CloseFile, Response
@@ -9,11 +10,32 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.stages.writer_link import WriterLink
 
 STUCK_S: Final = 10.0
-"""A writer that takes nothing for so long is given up."""
+"""A writer that takes nothing for so long, or is silent when it shall finish, is given up."""
 META: Final = "meta"
 _WAKE_S: Final = 0.005
 
 Replies = dict[int | str, Response]
+
+
+@dataclass(slots=True)
+class _Question:
+    """What writers were asked, and what they have answered so far."""
+
+    asked_s: float
+    timeout_s: float
+    silence_s: float | None
+    asked: list[WriterLink]
+    then: Callable[[Replies], None]
+    replies: Replies = field(default_factory=dict)
+
+    def is_over_for(self, link: WriterLink) -> bool:
+        """Return whether a writer has had its time."""
+        waited_s = time.monotonic() - self.asked_s
+        silent_s = link.silent_s()
+        if self.silence_s is None or silent_s is None:
+            return waited_s > self.timeout_s
+        limit_s = STUCK_S if link.was_given_up else self.silence_s
+        return silent_s > limit_s or min(waited_s, link.idle_s()) > self.timeout_s
 
 
 class WriterLinks:
@@ -33,7 +55,7 @@ class WriterLinks:
     def __init__(self, config: DaqConfig, with_metadata_writer: bool) -> None:
         self.writers: list[WriterLink] = []
         self.meta: WriterLink | None = None
-        self._waits_for: tuple[float, Replies, list[WriterLink], Callable[[Replies], None]] | None = None
+        self._waits_for: _Question | None = None
         self._known: dict[int | str, int] = {}
         try:
             for writer_id in range(config.number_of_writers):
@@ -100,6 +122,7 @@ class WriterLinks:
         timeout_s: float,
         then: Callable[[Replies], None],
         only: Sequence[int | str] | None = None,
+        silence_s: float | None = None,
     ) -> None:
         """Send one action to each writer; `collect` goes on with `then` when all have answered.
 
@@ -107,11 +130,18 @@ class WriterLinks:
         ----------
         actions
             One for each of `all`.
+        timeout_s
+            A writer that does not answer in this time is given up. With `silence_s` one that tells how
+            far it is has this time from the last image it stored.
         only
             Writers to ask; None for all.
+        silence_s
+            One that tells how far it is, but has been silent for so long, is given up before. It may be
+            busy in one call to the file system for that long.
         """
         asked = [link for link in self.all if only is None or link.writer_id in only]
-        self._waits_for = (time.monotonic() + timeout_s, {}, asked, then)
+        now = time.monotonic()
+        self._waits_for = _Question(now, timeout_s, silence_s, asked, then)
         for link, action in zip(self.all, actions, strict=True):
             if link in asked and self._is_there(link):
                 link.send(action)
@@ -120,24 +150,25 @@ class WriterLinks:
         """Take the answers that are there; a writer that is gone or late counts as one that failed."""
         if self._waits_for is None:
             return
-        deadline_s, replies, asked, then = self._waits_for
-        for link in asked:
+        question = self._waits_for
+        replies = question.replies
+        for link in question.asked:
             if link.writer_id in replies:
                 continue
             reply = link.take_reply()
             if reply is None and not self._is_there(link):
                 link.give_up()
                 reply = Response(False, self._loss_of(link))
-            elif reply is None and (time.monotonic() > deadline_s or link.stuck_s() > STUCK_S):
+            elif reply is None and (question.is_over_for(link) or link.stuck_s() > STUCK_S):
                 link.give_up()
                 reply = Response(
                     False, f"writer {link.writer_id} does not answer; does it run with this config?"
                 )
             if reply is not None:
                 replies[link.writer_id] = reply
-        if len(replies) == len(asked):
+        if len(replies) == len(question.asked):
             self._waits_for = None
-            then(replies)
+            question.then(replies)
 
     def forget_questions(self) -> None:
         """Wait for no answers any more."""

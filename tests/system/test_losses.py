@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -149,11 +151,12 @@ def test_the_whole_chain_killed_leaves_files_that_plain_h5py_opens(
 
     def all_there() -> bool:
         with h5py.File(directory / "run_master.h5", "r") as file:
-            return len(file["entry/data/image_id"]) >= 30
+            return file["entry/data/image_id"][()].tolist() == list(range(30))
 
     wait_until(all_there, "30 images are seen through the master")
     process.kill()
     process.wait()
+    process.stdout.close()
     with h5py.File(directory / "run_master.h5", "r") as file:
         assert file["entry"].attrs["state"] == "acquiring"
         assert file["entry/data/image_id"][()].tolist() == list(range(30))
@@ -192,6 +195,61 @@ def test_a_writer_that_hangs_as_on_a_dead_file_server_is_an_error(
     rig.send(range(6))
     rig.wait_end()
     assert not rig.driver.failed, rig.driver.reason
+
+
+def test_a_writer_that_hangs_after_the_last_image_is_given_up_when_it_is_silent(
+    rig: Rig, writer_program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has taken every image; nothing is left but its word that they are in the file."""
+    for module in ("writer_links", "writer_driver"):
+        monkeypatch.setattr(f"tango_stddaq.stages.{module}.STUCK_S", 2.0)
+    # Nothing but the silence can end it.
+    monkeypatch.setattr("tango_stddaq.stages.writer_driver.SAVE_TIMEOUT_S", 1e9)
+    directory = output(tmp_path)
+    rig.begin(directory)
+    rig.send(range(20))
+    flushed(rig, 1, 10)
+    wait_until(lambda: rig.driver.links.writers[1].silent_s() is not None, "the writer tells")
+    writer_program.process.send_signal(signal.SIGSTOP)
+    try:
+        rig.driver.finish()
+        rig.wait_end()
+    finally:
+        writer_program.process.send_signal(signal.SIGCONT)
+    assert rig.driver.failed
+    assert "writer 1 does not answer" in rig.driver.reason
+    assert rig.driver.ledger.complete == 20
+    rig.expect(range(20))
+    wait_until(lambda: StoredFile(directory / "run_1.h5").closed, "the writer has closed its file, late")
+    rig.begin(directory, 6, prefix="next_")
+    rig.send(range(6))
+    rig.wait_end()
+    assert not rig.driver.failed, rig.driver.reason
+
+
+def test_a_slow_writer_has_all_the_time_it_needs_while_it_makes_progress(
+    config: DaqConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits takes longer than a writer may be silent, and than it may have to confirm."""
+    for module in ("writer_links", "writer_driver"):
+        monkeypatch.setattr(f"tango_stddaq.stages.{module}.STUCK_S", 1.0)
+    monkeypatch.setattr("tango_stddaq.stages.writer_driver.SAVE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("tango_stddaq.stages.writer_base.PROGRESS_PERIOD_S", 0.05)
+    monkeypatch.setattr("tango_stddaq.stages.writer_base.PIECE_BYTES", 1)
+    with Rig(config) as rig:
+        rig.begin(tmp_path, 30)
+        slow = rig.writers[1]
+        store = slow._store
+
+        def store_slowly(images: Any) -> None:
+            time.sleep(0.25)
+            store(images)
+
+        monkeypatch.setattr(slow, "_store", store_slowly)
+        rig.send(range(30), paced=False)
+        rig.wait_end()
+        assert not rig.driver.failed, rig.driver.reason
+        rig.expect(range(30))
 
 
 @pytest.fixture

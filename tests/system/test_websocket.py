@@ -102,6 +102,7 @@ def test_unknown_command_is_an_error_that_names_it(client: ClientConnection, com
         ({"start_id": -1}, "-1"),
         ({"start_id": []}, "start_id []"),
         ({"writer_id": 2**40}, str(2**40)),
+        ({"overwrite": 1}, "overwrite 1"),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -114,6 +115,22 @@ def test_start_that_cannot_work_is_rejected_with_the_reason(
     assert word in message["reason"]
     status(client, "idle")
     assert not list(tmp_path.glob("*.h5"))
+
+
+def test_files_are_overwritten_only_on_request(client: ClientConnection, tmp_path: Path) -> None:
+    start = {"command": "start", "path": str(tmp_path), "file_prefix": "run"}
+    for name in ("run0.h5", "run_master.h5"):
+        (tmp_path / name).write_text("old")
+    message = answer(client, json.dumps(start))
+    assert message["status"] == "rejected"
+    assert "exists already" in message["reason"]
+    assert (tmp_path / "run0.h5").read_text() == "old"
+    client.send(json.dumps({**start, "overwrite": True}))
+    status(client, "waiting_for_first_image")
+    client.send('{"command":"stop"}')
+    status(client, "file_saved")
+    for name in ("run0.h5", "run_master.h5"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89HDF")
 
 
 def test_second_start_is_rejected_and_the_first_goes_on(

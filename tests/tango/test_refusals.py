@@ -73,6 +73,25 @@ def test_an_existing_file_is_not_overwritten(daq: Daq, name: str) -> None:
     assert not list(daq.output.glob("old*"))
 
 
+def test_files_are_overwritten_on_request_and_only_by_that_one_acquisition(daq: Daq) -> None:
+    facade = daq.facade
+    for name in ("again_0.h5", "again_1.h5", "again_master.h5"):
+        (daq.output / name).write_text("old")
+    facade.outputPath, facade.filePrefix, facade.imageCount = str(daq.output), "again_", 4
+    facade.overwrite = True
+    facade.Start()
+    assert not facade.overwrite
+    assert not daq.stage("StdDaqWriterDriver").overwrite
+    daq.detector.run(4, 100)
+    daq.wait_end()
+    assert daq.ledger() == {"expected": 4, "complete": 4, "incomplete": 0, "lost": 0}
+    assert facade.lastFile == str(daq.output / "again_master.h5")
+    daq.check_pixels(range(1, 5))
+    with refused("exists already"):
+        facade.Start()
+    daq.check_pixels(range(1, 5))
+
+
 def test_more_images_than_the_disk_holds_are_refused(daq: Daq) -> None:
     n_images = 10 * shutil.disk_usage(daq.output).free // daq.config.sizes.slot_bytes
     with refused(f"{n_images} images need", "GiB are free"):

@@ -62,6 +62,24 @@ def test_a_client_drives_detector_and_acquisition(
     with h5py.File(daq.lastFile) as file:
         assert file["entry/data/image_id"][()].tolist() == list(range(7, 27))
         assert np.array_equal(file["entry/data/data"][19], truth(system, 26))
+    if system.config.detector_type == "gigafrost":
+        with h5py.File(tmp_path / "run_Meta.h5") as file:
+            rows = file[f"{system.config.detector_name}/metadata"]
+            assert rows["image_id"].tolist() == list(range(7, 27))
+        writer = next(s for s in system.plan.stages if s.tango_class == "StdDaqMetaWriter")
+        assert system.device(writer).images == 20
+        check_interface(system.device(writer))
+    else:
+        assert not (tmp_path / "run_Meta.h5").exists()
+
+
+def check_interface(device: tango.DeviceProxy) -> None:
+    """As `test_interface.py` asks of the classes that an Eiger has."""
+    infos = [i for i in device.attribute_list_query_ex() if i.name not in ("State", "Status")]
+    assert not [info.name for info in infos if info.description in ("", "No description")]
+    assert not [info.name for info in infos if not info.label]
+    assert not [r.name for r in device.read_attributes([i.name for i in infos]) if r.has_failed]
+    assert device.info().version_info["tango_stddaq"] == device.version
 
 
 def test_faults_pause_and_restart_on_command(

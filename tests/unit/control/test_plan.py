@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from tango_stddaq.config import from_dict
 from tango_stddaq.control.plan import plan
+from tango_stddaq.sim import demo_config
 
 from ...conftest import eiger_config
 
@@ -35,3 +37,20 @@ def test_no_compressor_without_being_asked_for(detector_name: str) -> None:
     assert "StdDaqCompressor" not in [server.tango_class for server in stages]
     suffixes = {tuple(s.properties["Suffix"]) for s in stages if "Suffix" in s.properties}
     assert suffixes == {("image",)}
+
+
+def test_a_gigafrost_with_writers_has_a_metadata_writer_and_its_driver_knows(detector_name: str) -> None:
+    for n_writers in (0, 2):
+        config = from_dict(demo_config.build("gigafrost", detector_name, 16, n_writers))
+        stages = {s.tango_class: s for s in plan(config, Path("config.json"), ("/data",)).stages}
+        assert ("StdDaqMetaWriter" in stages) == (n_writers > 0)
+        told = stages["StdDaqWriterDriver"].properties.get("MetadataWriter")
+        assert told == (["true"] if n_writers else None)
+    assert stages["StdDaqMetaWriter"].device == f"{detector_name}/stddaq/meta-writer-0"
+    assert stages["StdDaqMetaWriter"].properties["OutputRoots"] == ["/data"]
+
+
+def test_only_a_gigafrost_has_a_metadata_writer(detector_name: str) -> None:
+    stages = plan(eiger_config(detector_name), Path("config.json")).stages
+    assert "StdDaqMetaWriter" not in [server.tango_class for server in stages]
+    assert not [s for s in stages if "MetadataWriter" in s.properties]
