@@ -2,13 +2,14 @@
 
 import functools
 import inspect
+import logging
+import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
@@ -288,6 +289,11 @@ def load(path: Path) -> DaqConfig:
     return config
 
 
+_START_POLL_S: Final = 0.05
+_START_END_S: Final = 1.0
+"""After so long a start that was told to end is taken to be compiling."""
+
+
 def run(stage: Stage) -> None:
     """Run a stage until TERM or INT.
 
@@ -296,17 +302,34 @@ def run(stage: Stage) -> None:
     StageError
         If the stage ended by an error.
     """
-    started, ended = threading.Event(), threading.Event()
+    ended = threading.Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:
         ended.set()
-        if not started.is_set():  # a start that compiles code takes longer than one waits for an end
-            sys.exit(0)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    stage.start()
-    started.set()
+    failures: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            stage.start()
+        except BaseException as error:  # the main thread raises it
+            failures.append(error)
+
+    # A signal must not interrupt the compiler. What a stage compiles, it compiles before it makes
+    # anything: who is told to end meanwhile can just go.
+    starting = threading.Thread(target=start, name="start", daemon=True)
+    starting.start()
+    while starting.is_alive():
+        starting.join(_START_POLL_S)
+        if ended.is_set():
+            starting.join(_START_END_S)
+            if starting.is_alive():
+                logging.shutdown()
+                os._exit(0)
+    if failures:
+        raise failures[0]
     while not ended.wait(0.2):
         if not stage.running:
             raise StageError(stage.error or f"{stage.title} ended by itself")

@@ -101,7 +101,7 @@ class PacketLoop:
     Parameters
     ----------
     sockets
-        One per source of the workspace, in its order.
+        One per source of the workspace, in its order; none for a turn that only compiles the loop.
     """
 
     def __init__(self, workspace: Workspace, sockets: list[UdpSocket]) -> None:
@@ -113,7 +113,7 @@ class PacketLoop:
         self._poll = np.zeros(len(sockets), np.dtype([("fd", "<i4"), ("ev", "<i2"), ("re", "<i2")]))
         self._poll["fd"] = [entry.handle.fileno() for entry in sockets]
         self._poll["ev"] = _POLLIN
-        room = min(entry.buffer_bytes for entry in sockets)
+        room = min((entry.buffer_bytes for entry in sockets), default=0)
         self._nap_ns = _NAP_NS if room >= _NAP_BUFFER_BYTES else 0
         self._clock = np.zeros(2, np.int64)  # struct timespec
 
@@ -167,7 +167,7 @@ def _receive(
     total = 0
     while True:
         ready = poll(
-            uintp(polls.ctypes.data), uint64(n_sources), types.int32(max(0, timeout_ms - waited_ms))
+            uintp(polls.ctypes.data), uint64(polls.shape[0]), types.int32(max(0, timeout_ms - waited_ms))
         )
         if ready < 0:
             error = errno_location()[0]

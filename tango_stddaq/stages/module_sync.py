@@ -79,6 +79,8 @@ class ModuleSync(Stage):
 
     def _open(self) -> None:
         name, sizes = self.config.detector_name, self.config.sizes
+        self._synchronizer = self._new_synchronizer()
+        self._warm_up()
         self._in = channels.bind(zmq.PULL, channels.ipc_address(name, "sync"))
         self._in.setsockopt(zmq.RCVTIMEO, int(TURN_S * 1000))
         self._out = channels.bind(zmq.PUB, channels.ipc_address(name, "image"))
@@ -89,8 +91,6 @@ class ModuleSync(Stage):
             self._last_mask.size,
             self.config.ring_memory,
         )
-        self._synchronizer = self._new_synchronizer()
-        self._warm_up()
 
     def _warm_up(self) -> None:
         """Compile, or load, what the first frame needs."""

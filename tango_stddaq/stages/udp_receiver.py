@@ -106,6 +106,11 @@ class UdpReceiver(ConvertingStage):
             if self.mode is ReceiveMode.DIRECT
             else Placement.contiguous(len(self.modules), layout)
         )
+        # Compiles, or loads: with the first packet it would be too late, and with the first frame that
+        # is given up the synchronizer would lose its patience. It may take long: nothing is made yet.
+        PacketLoop(workspace, []).turn(0)
+        workspace.flush(0)
+        self._headers.of(workspace.events[:0], self.missing_per_module)
         for module in self.modules:
             self._sockets.append(UdpSocket.bind(self.config.start_udp_port + module))
         name = self.config.detector_name
@@ -125,11 +130,6 @@ class UdpReceiver(ConvertingStage):
             self._out.append(channels.connect(zmq.PUSH, channels.ipc_address(name, "sync")))
             self._attach(sizes.n_slots, sizes.slot_bytes)
         self._loop = PacketLoop(workspace, self._sockets)
-        # Compiles the loop, or loads it: with the first packet it would be too late, and with the first
-        # frame that is given up, the synchronizer would lose its patience.
-        self._loop.turn(0)
-        workspace.flush(0)
-        self._headers.of(workspace.events[:0], self.missing_per_module)
         self.buffer_bytes = min(entry.buffer_bytes for entry in self._sockets)
         if self.buffer_bytes < WANTED_BUFFER_BYTES:
             self.say(
