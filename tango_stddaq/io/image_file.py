@@ -97,6 +97,7 @@ class ImageFile(Closing):
         self._rows: list[tuple[int, int]] = []
         self._details_rows: list[tuple[Any, ...]] = []
         self._masks: list[tuple[int, np.ndarray]] = []
+        self._packed: np.ndarray | None = None
         self._lost = IdRanges()
         self.n_written = 0
         """Images accepted; all of them are in the file after `flush`."""
@@ -227,7 +228,9 @@ class ImageFile(Closing):
     def _append_chunk(self, image: pb.ImageMetadata, reader: RingReader) -> None:
         """Store a compressed image as it is."""
         self._check_fits(image)
-        part = np.empty(image.size, np.uint8)
+        if self._packed is None:
+            self._packed = np.empty(self._sizes.slot_bytes, np.uint8)  # once: new pages cost time
+        part = self._packed[: image.size]
         if not reader.copy(image.image_id, part):
             self._lose(image.image_id)
             return
