@@ -224,9 +224,13 @@ class RingOwner(_Mapped):
         header["owner_pid"] = os.getpid()
         header["retired"] = 0
         header["adopted"] = adopted
-        self._prepare(memory, lock=True)
-        header["magic"] = MAGIC  # from now on others attach
-        self.publish_all(np.empty(0, np.int64))  # compiled now: the first image shall not wait for it
+        try:  # both take seconds, and an end that comes meanwhile shall leave nothing behind
+            self._prepare(memory, lock=True)
+            header["magic"] = MAGIC  # from now on others attach
+            self.publish_all(np.empty(0, np.int64))  # compiled: the first image shall not wait for it
+        except BaseException:
+            self.close()
+            raise
 
     def begin(self, image_id: int) -> np.ndarray:
         """Mark the slot as being written and return it; for a ring with a single writer."""
