@@ -226,7 +226,11 @@ class RingOwner(_Mapped):
         header["owner_pid"] = os.getpid()
         header["retired"] = 0
         header["adopted"] = adopted
-        self._prepare(memory, lock=True)
+        try:  # takes seconds, and an end that comes meanwhile shall leave nothing behind
+            self._prepare(memory, lock=True)
+        except BaseException:
+            self.close()
+            raise
         header["magic"] = MAGIC  # from now on others attach
 
     def begin(self, image_id: int) -> np.ndarray:
