@@ -111,15 +111,16 @@ class ModuleSync(Stage):
             return
         self._last_frame_s = time.monotonic()
         waiting: list[bytes] = []
-        n_bytes = 0
-        for _ in range(_MAX_MESSAGES_PER_TURN):
+        n_messages = n_bytes = 0
+        while True:
+            n_messages += 1
             if data and len(data) % FRAME_HEADER_BYTES == 0:
                 waiting.append(data)
                 n_bytes += len(data)
-                if n_bytes >= MAX_FRAMES * FRAME_HEADER_BYTES:
-                    break
             else:
                 self.counters["malformed"] += 1
+            if n_bytes >= MAX_FRAMES * FRAME_HEADER_BYTES or n_messages >= _MAX_MESSAGES_PER_TURN:
+                break
             try:
                 data = self._in.recv(zmq.DONTWAIT)
             except zmq.Again:
