@@ -132,7 +132,7 @@ def test_ids_that_start_again_in_the_middle(detector_name: str, tmp_path: Path) 
         course = Course(pause_after=7, pause_s=0.5, restart_after=7)
         simulator.run(N_IMAGES, 40, first_id=100, course=course)
         assert driver.wait_until_idle(20), driver.status
-        assert "went back from 106 to 100" in driver.status
+        assert "went back from 106 to 100" in driver.reason
         assert (driver.ledger.complete, driver.ledger.incomplete) == (7, 0)
         receiver._tick()
         assert receiver.counters["restarts"] == 4
