@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 _VARIABLE: Final = "NUMBA_CACHE_DIR"
-_COMPILED: Final = ("processing", "io/udp.py", "sim/send_loop.py")
+_COMPILED: Final = ("processing", "io/udp.py", "io/send_buffers.py", "sim/send_loop.py")
 
 
 def set_cache_directory() -> None:

@@ -1,6 +1,6 @@
 """What an image is: ids, data types, status, and the metadata that travels beside the pixels."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
@@ -129,24 +129,3 @@ class Image:
     def shape(self) -> tuple[int, int]:
         """(height, width)."""
         return (self.height, self.width)
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One module's share of an image, as a receiver or converter reports it.
-
-    Attributes
-    ----------
-    module_index
-        Position of the module among those that make up one image (0 .. n-1).
-    epoch
-        Changes when the detector starts its ids again; 0 where that is not known.
-    header
-        The 64-byte frame header it came with; the image takes its metadata from its first frame's.
-    """
-
-    image_id: int
-    module_index: int
-    n_missing_packets: int = 0
-    epoch: int = 0
-    header: bytes = field(default=b"", compare=False, repr=False)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tango_stddaq.model import INVALID_IMAGE_ID, Compression, Dtype, Frame, Image, Status
+from tango_stddaq.model import INVALID_IMAGE_ID, Compression, Dtype, Image, Status
 
 
 def test_wire_numbers_are_those_of_the_contract() -> None:
@@ -39,8 +39,3 @@ def test_an_image_is_complete_and_uncompressed_unless_said_otherwise() -> None:
     assert image.shape == (514, 1030)
     assert (image.status, image.compression) == (Status.GOOD_IMAGE, Compression.NONE)
     assert (image.n_missing_packets, image.n_missing_modules) == (0, 0)
-
-
-def test_frames_are_compared_without_their_header() -> None:
-    assert Frame(1, 0, header=b"a") == Frame(1, 0, header=b"b")
-    assert Frame(1, 0, epoch=1) != Frame(1, 0, epoch=2)
