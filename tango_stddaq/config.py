@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -319,7 +320,7 @@ class DaqConfig(BaseModel):
         """Keys of the file that nothing here reads: kept, reported, not an error."""
         return sorted(self.model_extra or {})
 
-    @property
+    @cached_property
     def sizes(self) -> "Sizes":
         """Every size that follows from this configuration."""
         return Sizes.of(self)
