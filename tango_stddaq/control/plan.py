@@ -116,14 +116,16 @@ def plan(
     consumers = [*filters, *compressors, *writers, driver, *streams]
     if config.detector_type in CAMERAS:
         # Its receiver owns the ring, but sends nothing before a consumer listens.
-        stages = [*consumers, _camera_receiver(config, stage)]
+        source = _camera_receiver(config, stage)
+        stages = [*consumers, source]
     else:
         modules = detector_of(config).connections
         receivers = [
             stage("StdDaqUdpReceiver", "udp_receiver", i, Modules=module_label(group))
             for i, group in enumerate(_groups(modules))
         ]
-        stages = [stage("StdDaqModuleSync", "module_sync", 0), *consumers, *receivers]
+        source = stage("StdDaqModuleSync", "module_sync", 0)
+        stages = [source, *consumers, *receivers]
     facade = ServerPlan(
         "StdDaq",
         "tango_stddaq.devices.facade",
@@ -134,6 +136,7 @@ def plan(
             "StageDevices": [entry.device for entry in stages],
             "WriterDriverDevice": [driver.device],
             "PreviewDevice": [streams[0].device],
+            "SourceDevice": [source.device],
         },
     )
     simulator = ServerPlan(
