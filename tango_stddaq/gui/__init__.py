@@ -1,0 +1,1 @@
+"""The window of a data acquisition, built on Taurus."""
