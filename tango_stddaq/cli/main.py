@@ -8,7 +8,19 @@ from typing import Final, NoReturn
 import typer
 
 from tango_stddaq import __version__
-from tango_stddaq.cli import config, file, gui, new_stage, rest, simulate, stage, system, view, watch
+from tango_stddaq.cli import (
+    config,
+    file,
+    gui,
+    new_stage,
+    rest,
+    sardana_path,
+    simulate,
+    stage,
+    system,
+    view,
+    watch,
+)
 from tango_stddaq.errors import StdDaqError
 
 _WRONG_CALL: Final = 2
@@ -28,6 +40,7 @@ app.command("simulate")(simulate.simulate)
 app.command("demo")(system.demo)
 app.command("up")(system.up)
 app.command("gui")(gui.gui)
+app.command("sardana-path")(sardana_path.sardana_path)
 app.command("new-stage")(new_stage.new_stage)
 app.command("rest")(rest.rest)
 app.command("view")(view.view)

@@ -1,0 +1,228 @@
+"""Pool, MacroServer and Door of Sardana drive a running system: counts, scans and macros."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tango
+from tango import DevState
+
+from tango_stddaq.sardana import CONTROLLERS, MACROS
+
+from .conftest import Daq, running_system, wait_until
+
+pytestmark = [pytest.mark.tango, pytest.mark.timeout(240)]
+
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Door:
+    """Where macros are run."""
+
+    device: tango.DeviceProxy
+
+    def run(self, *words: object, ends_well: bool = True, timeout_s: float = 40) -> list[str]:
+        """Run a macro; returns what it said."""
+        heard: list[str] = []
+
+        def hear(event: tango.EventData) -> None:
+            if not event.err and event.attr_value.value is not None:
+                heard.extend(event.attr_value.value)
+
+        names = ("Output", "Error", "Info", "Warning")
+        kind = tango.EventType.CHANGE_EVENT
+        subscriptions = [self.device.subscribe_event(name, kind, hear) for name in names]
+        heard.clear()  # what was said last
+        try:
+            self.device.RunMacro([str(word) for word in words])
+            wait_until(
+                lambda: self.device.state() != DevState.RUNNING, timeout_s, f"{words} ends: {heard}"
+            )
+            time.sleep(0.2)
+        finally:
+            for subscription in subscriptions:
+                self.device.unsubscribe_event(subscription)
+        assert (self.device.state() == DevState.ON) == ends_well, heard
+        return heard
+
+
+def start(name: str, directory: Path) -> "subprocess.Popen[bytes]":
+    with (directory / f"{name}.log").open("wb") as log:
+        return subprocess.Popen(
+            [str(BIN / name), "test"], stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=directory,
+            env={**os.environ, "HOME": str(directory)},
+        )  # fmt: skip
+
+
+def register(
+    database: tango.Database, server: str, kind: str, device: str, **properties: list[str]
+) -> None:
+    info = tango.DbDevInfo()
+    info.server, info._class, info.name = server, kind, device
+    database.add_device(info)
+    database.put_device_property(device, properties)
+
+
+def await_device(name: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    def answers() -> bool:
+        assert process.poll() is None, log.read_text()[-2000:]
+        try:
+            tango.DeviceProxy(name).ping()
+        except tango.DevFailed:
+            return False
+        return True
+
+    wait_until(answers, 60, f"{name} answers")
+
+
+@pytest.fixture(scope="module")
+def daq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daq]:
+    directory = tmp_path_factory.mktemp("sardana")
+    with running_system(directory, simulate=True, number_of_writers=1) as running:
+        yield running
+
+
+def patiently(door: Door, macro: tuple[object, ...]) -> None:
+    """Run a macro that may need what the one before has made: the MacroServer hears of it by an event."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            door.run(*macro)
+        except AssertionError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        else:
+            return
+
+
+@pytest.fixture(scope="module")
+def door(daq: Daq, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    directory = tmp_path_factory.mktemp("servers")
+    database = tango.Database(*daq.system.tango_host.rsplit(":", 1))
+    register(database, "Pool/test", "Pool", "pool/test/1", PoolPath=[str(CONTROLLERS)])
+    register(
+        database, "MacroServer/test", "MacroServer", "macroserver/test/1",
+        PoolNames=["pool/test/1"], MacroPath=[str(MACROS)],
+        EnvironmentDb=[str(directory / "environment")],
+    )  # fmt: skip
+    register(database, "MacroServer/test", "Door", "door/test/1", MacroServerName=["macroserver/test/1"])
+    processes = []
+    try:
+        for name, device in (("Pool", "pool/test/1"), ("MacroServer", "door/test/1")):
+            processes.append(start(name, directory))
+            await_device(device, processes[-1], directory / f"{name}.log")
+        door = Door(tango.DeviceProxy("door/test/1"))
+        wait_until(lambda: door.device.state() == DevState.ON, 30, "the door is open")
+        for macro in (
+            ("defctrl", "DummyMotorController", "motors"),
+            ("defelem", "mot", "motors", 1),
+            ("defctrl", "DummyCounterTimerController", "timers"),
+            ("defelem", "timer", "timers", 1),
+            ("defctrl", "StdDaqTwoDController", "daqs", "facade", daq.system.plan.facade.device),
+            ("defelem", "eiger", "daqs", 1),
+            ("defmeas", "group", "timer", "eiger"),
+            ("senv", "ActiveMntGrp", "group"),
+        ):
+            patiently(door, macro)
+        yield door
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in reversed(processes):
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def detector(daq: Daq) -> Iterator[tango.DeviceProxy]:
+    """A detector that sends all the time."""
+    assert daq.system.plan.simulator is not None
+    simulator = daq.system.device(daq.system.plan.simulator)
+    simulator.imageCount, simulator.imageRate = 0, 50
+    simulator.Start()
+    yield simulator
+    simulator.Stop()
+    wait_until(lambda: not daq.facade.acquiring, 20)
+
+
+def check_reference(daq: Daq, reference: str, n_images: int) -> list[int]:
+    """The reference opens, and holds what the detector sent; returns the ids."""
+    path, dataset = reference.removeprefix("h5file://").split("::")
+    with h5py.File(path) as file:
+        images = file[dataset]
+        ids: list[int] = file["entry/data/image_id"][()].tolist()
+        assert len(ids) == len(images) == n_images
+        for image_id, image in zip(ids, images, strict=True):
+            np.testing.assert_array_equal(image, daq.detector.truth(image_id))
+        return ids
+
+
+def test_a_count_shows_the_last_image(door: Door, daq: Daq, detector: tango.DeviceProxy) -> None:
+    door.run("set_meas_conf", "ValueRefEnabled", "False", "eiger")
+    files = set(daq.output.iterdir())
+    door.run("ct", 0.3)
+    value = tango.DeviceProxy("eiger").read_attribute("Value").value
+    assert value.shape == daq.facade.preview.shape
+    assert value.max() == daq.facade.preview.max()
+    assert set(daq.output.iterdir()) == files  # nothing was written
+
+
+def test_each_point_of_a_scan_refers_to_its_images(
+    door: Door, daq: Daq, detector: tango.DeviceProxy
+) -> None:
+    door.run("set_meas_conf", "ValueRefEnabled", "True", "eiger")
+    pattern = f"h5file://{daq.output}/scan_{{index}}.h5::entry/data/data"
+    door.run("set_meas_conf", "ValueRefPattern", pattern, "eiger")
+    channel = tango.DeviceProxy("eiger")
+    channel.ImagesPerPoint = 3
+    said = door.run("ascan", "mot", 0, 2, 2, 0.1)
+    text = "\n".join(said)
+    assert "scan_2.h5" in text, text
+    ids = [
+        check_reference(daq, f"h5file://{daq.output}/scan_{point}.h5::entry/data/data", 3)
+        for point in range(3)
+    ]
+    assert ids == sorted(ids)
+    assert channel.ValueRef == f"h5file://{daq.output}/scan_2.h5::entry/data/data"
+    # The same names again: the refusal reaches the user, and no file is touched.
+    said = door.run("ascan", "mot", 0, 2, 2, 0.1, ends_well=False)
+    assert any("exists already" in line for line in said), said
+    check_reference(daq, f"h5file://{daq.output}/scan_0.h5::entry/data/data", 3)
+
+
+def test_an_aborted_scan_aborts_its_acquisition(door: Door, daq: Daq) -> None:
+    door.run("set_meas_conf", "ValueRefEnabled", "True", "eiger")
+    pattern = f"h5file://{daq.output}/aborted_{{index}}.h5"
+    door.run("set_meas_conf", "ValueRefPattern", pattern, "eiger")
+    door.device.RunMacro(["ct", "0.1"])  # no detector sends: it waits
+    wait_until(lambda: daq.facade.acquiring, 20, "it waits for images")
+    door.device.StopMacro()
+    wait_until(lambda: not daq.facade.acquiring, 20, "the acquisition has ended")
+    wait_until(lambda: door.device.state() != DevState.RUNNING, 20, "the macro has ended")
+    assert not list(daq.output.glob("aborted_*"))
+    door.run("stddaq_status")
+
+
+def test_macros_take_images_and_tell_the_state(
+    door: Door, daq: Daq, detector: tango.DeviceProxy
+) -> None:
+    said = door.run("stddaq_acquire", 10, daq.output, "macro_")
+    assert str(daq.output / "macro_master.h5") in said, said
+    assert any("complete 10, incomplete 0, lost 0" in line for line in said), said
+    check_reference(daq, f"h5file://{daq.output}/macro_master.h5::entry/data/data", 10)
+    said = door.run("stddaq_status")
+    assert any(line.startswith(f"{daq.system.plan.facade.device}: STANDBY") for line in said), said
+    assert any("module-sync-0: RUNNING" in line for line in said), said
+    said = door.run("stddaq_acquire", 10, "/no/such/directory", "macro_", ends_well=False)
+    assert any("/no/such/directory" in line and "create it first" in line for line in said), said
