@@ -69,8 +69,8 @@ def render() -> str:
     schema = config.schema()
     required = set(schema["required"])
     keys = schema["properties"]
-    names = ("LiveStreamConfig", "CompressorConfig", "RingMemoryConfig")
-    stream, compressor, memory = (schema["$defs"][name] for name in names)
+    names = ("LiveStreamConfig", "CompressorConfig", "RingMemoryConfig", "InfluxConfig")
+    stream, compressor, memory, influx = (schema["$defs"][name] for name in names)
     parts = [
         HEAD,
         "## Mandatory keys\n",
@@ -86,6 +86,9 @@ def render() -> str:
         "## Entries of `ring_memory`\n",
         " ".join(memory["description"].split()) + "\n",
         _table(memory["properties"]),
+        "## Entries of `influxdb`\n",
+        " ".join(influx["description"].split()) + " See [logs and statistics](logging.md).\n",
+        _table(influx["properties"], required=set(influx["required"])),
         SIZES.format(
             min_slots=config.MIN_SLOTS,
             align=config.SEGMENT_ALIGN_BYTES // 2**20,
