@@ -90,7 +90,7 @@ def _writer(program: str) -> Service:
         "images",
         n_written_images=Grown(("images",)),
         avg_buffer_write_us=Quotient("write_us", "images"),
-        max_buffer_write_us=Now("max_write_us"),
+        max_buffer_write_us=Now("max_buffer_write_us"),
         avg_throughput=Quotient("bytes", "write_us", _MIB_PER_MS),
     )
     return Service(program, fields, "id", frozenset({"processed_times", "repetition_rate_hz"}))

@@ -262,7 +262,7 @@ class WriterStage(Stage):
 
     def _more_statistics(self) -> dict[str, float]:
         longest, self._max_write_us = self._max_write_us, 0.0
-        return {"max_write_us": longest}
+        return {"max_buffer_write_us": longest}
 
     def _program_keys(self) -> dict[str, str]:
         return {"source": self.source, "id": self.label} if self.label else {"source": self.source}

@@ -48,7 +48,7 @@ def stages() -> dict[str, set[str]]:
 
 
 def test_every_stage_has_an_entry_whose_counters_exist() -> None:
-    said_beside_counters = {"max_write_us"}
+    said_beside_counters = {"max_buffer_write_us"}
     found = stages()
     assert len(found) >= 10
     for name, counters in found.items():
@@ -85,7 +85,7 @@ def test_a_writers_times_are_per_image_and_its_throughput_in_mib_per_ms() -> Non
     periods = Periods(SERVICES["file-writer"])
     periods.start({}, 0.0)
     fields = periods.end(
-        {"images": 4, "write_us": 2000, "bytes": 4 * 2**20, "max_write_us": 900.0}, 10.0
+        {"images": 4, "write_us": 2000, "bytes": 4 * 2**20, "max_buffer_write_us": 900.0}, 10.0
     )
     assert fields["n_written_images"] == 4
     assert fields["avg_buffer_write_us"] == 500
