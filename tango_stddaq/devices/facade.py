@@ -183,7 +183,7 @@ class StdDaq(AcquisitionFace, LogFace):
         self._driver_error = ""
         self._driver_values = values
         if was_busy and not values["busy"]:
-            self._note(f"acquisition ended: {values['reason']}")
+            self._note(f"[event] acquisition ended: {values['reason']}")
 
     def _read_preview(self) -> None:
         try:

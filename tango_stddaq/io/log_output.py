@@ -14,7 +14,7 @@ FILE_VARIABLE: Final = "STDDAQ_LOG_FILE"
 """Who starts a program with its output in a file says here which one: then the program bounds it."""
 FILE_BYTES: Final = 16 * 2**20
 OLD_FILES: Final = 4
-_MODE: Final = 0o640
+_MODE: Final = 0o644
 
 
 def old_file(path: Path, number: int) -> Path:

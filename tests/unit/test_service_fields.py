@@ -1,5 +1,8 @@
 """Statistics under the names of the existing services."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tango_stddaq.service_fields import (
@@ -154,3 +157,18 @@ def test_a_stage_has_the_name_of_the_program_it_replaces(
     stage: str, detector: str, label: str, program: str
 ) -> None:
     assert program_of(SERVICES[stage], detector, label) == program
+
+
+def test_the_page_explains_every_field_of_every_service() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "logging.md").read_text()
+    table = page.split("### Fields of the existing services")[1].split("### Our own fields")[0]
+    found: dict[str, set[str]] = {}
+    names: list[str] = []
+    for row in table.splitlines():
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        if not row.startswith("| ") or len(cells) != 5 or cells[0] == "measurement":
+            continue
+        names = re.findall(r"`([^`]+)`", cells[0]) or ([*SERVICES] if cells[0] else names)
+        for name in names:
+            found.setdefault(name, set()).update(re.findall(r"`([^`]+)`", cells[1]))
+    assert found == {name: set(service.fields) for name, service in SERVICES.items()}
