@@ -159,8 +159,8 @@ SERVICES: Final[Mapping[str, Service]] = MappingProxyType(
             "std_stream_receive",
             _timed(
                 "images",
-                zmq_receive_fails=Grown(("zmq_receive_fails",)),
-                images_missed=Grown(("images_missed",)),
+                zmq_receive_fails=Grown(("malformed", "refused_size")),
+                images_missed=Grown(("short_parts", "late", "unannounced")),
             ),
             "image_part",
         ),

@@ -58,6 +58,7 @@ class LogOutput(logging.Handler):
         self._gate = gate or FloodGate()
         self._n_lost = 0
         self._lost_reason = ""
+        self._torn = False
         self._timer: threading.Timer | None = None
 
     # -- called with the lock of the handler held --------------------------------------------------
@@ -89,26 +90,43 @@ class LogOutput(logging.Handler):
             self._timer.start()
 
     def _say(self, level: int, message: str, service: str = "") -> None:
+        self._write(self._line(level, message, service))
+
+    def _line(self, level: int, message: str, service: str = "") -> str:
         record = logging.makeLogRecord(
             {"levelno": level, "levelname": logging.getLevelName(level), "msg": message}
         )
         if service:
             record.service = service
-        self._write(self.format(record))
+        return self.format(record)
 
     def _write(self, text: str) -> None:
-        if self._n_lost:
-            n_lost, self._n_lost = self._n_lost, 0
-            self._say(logging.WARNING, f"{n_lost} log lines were lost: {self._lost_reason}")
         if self._path is not None:
             self._bound(self._path)
+        if self._n_lost:
+            note = f"{self._n_lost} log lines were lost: {self._lost_reason}"
+            if not self._put(self._line(logging.WARNING, note)):
+                self._n_lost += 1
+                return
+            self._n_lost = 0
+        if not self._put(text):
+            self._n_lost += 1
+
+    def _put(self, text: str) -> bool:
+        """Write a line; returns whether all of it is written."""
         data = text.encode(errors="backslashreplace") + b"\n"
+        if self._torn:  # half a line is there: this one begins on a line of its own
+            data = b"\n" + data
+        size = len(data)
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
         except OSError as error:
-            self._n_lost += 1
+            self._torn = self._torn or len(data) < size
             self._lost_reason = error.strerror or str(error)
+            return False
+        self._torn = False
+        return True
 
     def _bound(self, path: Path) -> None:
         if os.fstat(self._descriptor).st_size < self._file_bytes:

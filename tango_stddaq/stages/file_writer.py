@@ -44,15 +44,16 @@ class FileWriter(WriterStage):
             raise ConfigError(f"writer id {writer_id}: allowed is 0 or above")
         super().__init__(config, str(writer_id), str(writer_id), output_roots)
         self.writer_id = writer_id
-        self.source = suffix
+        self._suffix = suffix
         self._compression = COMPRESSED_SUFFIXES.get(suffix, Compression.NONE)
         self._details: Details | None = None
         self._pixels: PixelSource | None = None
+        self.source = suffix
 
     def _open(self) -> None:
         self._details = Details(self.config)
         super()._open()
-        self._pixels = PixelSource(self.config, self.source)
+        self._pixels = PixelSource(self.config, self._suffix)
         # The ring is attached before the first image needs it: its page tables are large.
         self._pixels.reader()
 
@@ -62,7 +63,7 @@ class FileWriter(WriterStage):
     def _store(self, images: Messages) -> None:
         reader = self._pixels.reader() if self._pixels is not None else None
         if reader is None:
-            raise FileError(f"the ring {self.config.segment(self.source)} is not there")
+            raise FileError(f"the ring {self.config.segment(self._suffix)} is not there")
         if isinstance(self._file, ImageFile):
             self._file.extend(images, reader)
 

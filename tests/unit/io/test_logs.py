@@ -199,7 +199,7 @@ def test_a_file_that_is_not_its_output_is_not_touched(tmp_path: Path) -> None:
 
 
 FULL_DISK = """
-    import logging, resource, signal
+    import logging, os, resource, signal
     from tango_stddaq.io import logs
     logs.configure("full")
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -209,6 +209,9 @@ FULL_DISK = """
     resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
     log.info("lost one")
     log.info("lost two")
+    log.info("lost three")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (os.fstat(1).st_size + 20, hard))
+    log.info("torn: four is lost with the rest")
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     log.info("after")
 """
@@ -225,8 +228,10 @@ def run(code: str, output: Path, **environment: str) -> None:
 
 def test_lines_that_do_not_fit_on_the_disk_are_counted_and_said_afterwards(tmp_path: Path) -> None:
     run(FULL_DISK, tmp_path / "log")
-    messages = [re.fullmatch(HEAD, line)[6] for line in (tmp_path / "log").read_text().splitlines()]
-    assert messages == ["before", "2 log lines were lost: File too large", "after"]
+    before, torn, note, after = (tmp_path / "log").read_text().splitlines()
+    messages = [re.fullmatch(HEAD, line)[6] for line in (before, note, after)]
+    assert messages == ["before", "4 log lines were lost: File too large", "after"]
+    assert len(torn) == 20
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1
 
 
