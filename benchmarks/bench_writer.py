@@ -75,6 +75,7 @@ def run(quick: bool) -> list[Result]:
     packed = _Case(*SIZES["1 MB"], quick, compressed=True)
     results.append(packed.result("compressed 1 MB to tmpfs", PLACES["tmpfs"]))
     results.append(_Case(*SIZES["480x128"], quick).cost(PLACES["tmpfs"]))
+    results.append(_Case(*SIZES["480x128"], quick).cost_of_file(PLACES["tmpfs"]))
     return results
 
 
@@ -98,15 +99,20 @@ class _Case:
             stored = sizes.slot_bytes.to_bytes(8, "big") + (8192).to_bytes(4, "big") + packed.tobytes()
             self.n_bytes, compression = len(stored), pb.h5bitshuffle_lz4
         self.slots = Slots(self.n_bytes, stored)
-        self.n_images = max(8, (200 if quick else 500) * 10**6 // sizes.slot_bytes)
-        self.rounds = 3 if quick else 6
+        n_images = max(8, (500 if quick else 2000) * 10**6 // sizes.slot_bytes)
+        self.rounds = 3 if quick else 5
         self.images = [
             pb.ImageMetadata(
                 image_id=k, height=height, width=width, size=self.n_bytes, dtype=pb.uint16,
                 status=pb.good_image, compression=compression,
             )
-            for k in range(self.n_images)
+            for k in range(n_images)
         ]  # fmt: skip
+
+    @property
+    def n_images(self) -> int:
+        """Images of a file."""
+        return len(self.images)
 
     def result(self, name: str, root: Path, n_writers: int = 1) -> Result:
         """Compare CPU time, or for several writers seconds on the clock.
@@ -134,6 +140,15 @@ class _Case:
             "writer/cost of an image of 480x128", us[_file] - us[_raw], "us", COST_TARGET_US,
             "target; less is better",
             f"CPU time beside that of write(): {us[_file]:.1f} us, write() {us[_raw]:.1f}",
+        )  # fmt: skip
+
+    def cost_of_file(self, root: Path) -> Result:
+        """Say what a file costs beside its images: of one image, which is next to nothing."""
+        self.images = self.images[:1]
+        best = self._best(root, self._cpu_seconds)
+        return Result(
+            "writer/cost of a file", best[_file] * 1e3, "ms", best[_raw] * 1e3,
+            "write() of the same bytes; less is better", "create, one image of 480x128, close",
         )  # fmt: skip
 
     def _best(self, root: Path, measure: Callable[[Write, Path], float]) -> dict[Write, float]:

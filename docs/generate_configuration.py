@@ -19,8 +19,8 @@ One JSON file describes one data acquisition. Every stage reads the same file wh
 - An error names the key, its value and what is allowed. The faults of all keys come together.
 - A key that is not in these tables is kept and reported. It is not an error.
 - A key that stands twice in the file is an error.
-- The keys for forwarding, for filters and for switching the user have no effect yet: nothing here
-  reads them. They are checked all the same, because existing programs share the file.
+- The keys for forwarding have no effect yet: nothing here reads them. They are checked all the same,
+  because existing programs share the file.
 """
 
 SIZES: Final = """## What follows from them
@@ -69,8 +69,8 @@ def render() -> str:
     schema = config.schema()
     required = set(schema["required"])
     keys = schema["properties"]
-    names = ("LiveStreamConfig", "CompressorConfig", "RingMemoryConfig", "InfluxConfig")
-    stream, compressor, memory, influx = (schema["$defs"][name] for name in names)
+    names = ("LiveStreamConfig", "CompressorConfig", "FilterConfig", "RingMemoryConfig", "InfluxConfig")
+    stream, compressor, filters, memory, influx = (schema["$defs"][name] for name in names)
     parts = [
         HEAD,
         "## Mandatory keys\n",
@@ -83,6 +83,9 @@ def render() -> str:
         "## Entries of `compressors`\n",
         " ".join(compressor["description"].split()) + " See [compression](compression.md).\n",
         _table(compressor["properties"], required=set(compressor["required"])),
+        "## Entries of `filters`\n",
+        " ".join(filters["description"].split()) + " See [filters](filters.md).\n",
+        _table(filters["properties"], required=set(filters["required"])),
         "## Entries of `ring_memory`\n",
         " ".join(memory["description"].split()) + "\n",
         _table(memory["properties"]),

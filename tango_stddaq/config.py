@@ -44,6 +44,10 @@ def level_name(text: str) -> str:
 Pixel = Annotated[int, Field(ge=0, lt=MAX_PIXELS_PER_SIDE)]
 
 
+FILTER_SUFFIXES: Final = {"gigafrost": "filter", "delay": "delay-filter"}
+"""Suffix of the stream of each kind of filter."""
+
+
 class LiveStreamConfig(BaseModel):
     """One live stream: which images are sent.
 
@@ -56,6 +60,11 @@ class LiveStreamConfig(BaseModel):
     type: Literal["forward", "batch", "periodic"] = Field(description="Which images are sent.")
     config: tuple[int, float] | None = Field(
         default=None, description="[n, m] for batch, [n, hz] for periodic; absent for forward."
+    )
+    source: str = Field(
+        default="image",
+        pattern=_SUFFIX,
+        description="Addition of tango_stddaq: suffix of the images, `image` or that of another stage.",
     )
 
     @field_validator("config", mode="before")
@@ -104,6 +113,29 @@ class CompressorConfig(BaseModel):
     def suffix(self) -> str:
         """Suffix of its own ring and stream."""
         return self.method.replace("_", "-")
+
+
+class FilterConfig(BaseModel):
+    """One filter: a server that passes on the metadata of some images, or of all but later.
+
+    Its stream has the suffix `filter` (gigafrost) or `delay-filter`; there can be one of each. Pixels
+    stay in the ring of its source.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    kind: Literal["gigafrost", "delay"] = Field(
+        description="gigafrost: images with `store_image` set; delay: after `delay_filter_timeout`."
+    )
+    source: str = Field(
+        default="image", pattern=_SUFFIX, description="Suffix of the stream that announces the images."
+    )
+    forward_all: bool = Field(default=False, description="Of gigafrost: pass on all images.")
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of its own stream."""
+        return FILTER_SUFFIXES[self.kind]
 
 
 class RingMemoryConfig(BaseModel):
@@ -259,11 +291,14 @@ class DaqConfig(BaseModel):
     compressors: tuple[CompressorConfig, ...] = Field(
         default=(), description="Addition of tango_stddaq: the compressors to run, see below."
     )
+    filters: tuple[FilterConfig, ...] = Field(
+        default=(), description="Addition of tango_stddaq: the filters to run, see below."
+    )
     writer_source: str = Field(
         default="image",
         pattern=_SUFFIX,
         description="Addition of tango_stddaq: suffix of the images that go to the files: `image`, or "
-        "that of a compressor.",
+        "that of a compressor or a filter.",
     )
     ring_memory: RingMemoryConfig = Field(
         default_factory=RingMemoryConfig,
@@ -330,6 +365,27 @@ class DaqConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _filters_fit(self) -> "DaqConfig":
+        for at, entry in enumerate(self.filters):
+            if entry.kind in [other.kind for other in self.filters[:at]]:
+                raise ValueError(f"filters {at}: kind {entry.kind!r} stands there twice")
+            if entry.kind == "gigafrost" and self.detector_type != "gigafrost":
+                raise ValueError(
+                    f"filters {at}: kind 'gigafrost': images of a {self.detector_type} have no "
+                    "store_image; allowed is 'delay'"
+                )
+        sources = {entry.suffix: entry.source for entry in self.filters}
+        sources |= {entry.suffix: entry.source for entry in self.compressors}
+        for first in [entry.suffix for entry in self.filters]:
+            suffix, passed = first, [first]
+            while suffix in sources:
+                suffix = sources[suffix]
+                if suffix in passed:
+                    raise ValueError(f"source of {first!r}: it waits for itself: {' < '.join(passed)}")
+                passed.append(suffix)
+        return self
+
+    @model_validator(mode="after")
     def _compressors_fit(self) -> "DaqConfig":
         methods = [entry.method for entry in self.compressors]
         for at, entry in enumerate(self.compressors):
@@ -338,7 +394,7 @@ class DaqConfig(BaseModel):
                     f"compressors {at}: method {entry.method!r} stands there twice; both would own the "
                     f"ring {self.segment(entry.suffix)}"
                 )
-            if entry.source in [other.suffix for other in self.compressors]:
+            if self.ring_of(entry.source) in [other.suffix for other in self.compressors]:
                 raise ValueError(
                     f"compressors {at}: source {entry.source!r} is compressed already; allowed are the "
                     "suffixes of other stages, like 'image'"
@@ -372,6 +428,13 @@ class DaqConfig(BaseModel):
         if self.camera_address is None:
             raise ConfigError("camera_address: is missing; a camera needs it: tcp://HOST:PORT")
         return self.camera_address
+
+    def ring_of(self, suffix: str) -> str:
+        """Return the suffix of the ring that holds the pixels of a stream: filters have none."""
+        sources = {entry.suffix: entry.source for entry in self.filters}
+        while suffix in FILTER_SUFFIXES.values():
+            suffix = sources.get(suffix, "image")
+        return suffix
 
     def segment(self, suffix: str) -> str:
         """Return the name of a ring's shared-memory segment, without the leading slash."""

@@ -15,9 +15,7 @@ from rich.style import Style
 from rich.table import Table
 
 from tango_stddaq.errors import FileError
-from tango_stddaq.io import master_file
-from tango_stddaq.io.creation import FileRules
-from tango_stddaq.io.master_file import Subject
+from tango_stddaq.io import joining_files
 from tango_stddaq.io.stored_images import StoredFile, blocks_of
 from tango_stddaq.processing.acquisition import ranges_of
 
@@ -140,14 +138,5 @@ def join(
     ],
 ) -> None:
     """Join writers' files to one master file in the order of image ids; also those of killed writers."""
-    with ExitStack() as stack:
-        opened = [stack.enter_context(StoredFile(path.resolve())) for path in files]
-        kinds = {(file.detector_name, file.data.shape[1:], file.data.dtype) for file in opened}
-        if len(kinds) != 1:
-            raise FileError(f"the files are not of one acquisition: {sorted(map(str, kinds))}")
-        name, shape, dtype = kinds.pop()
-        target = output.absolute()
-        target = target.parent.resolve() / target.name
-        master_file.create(target, Subject(name, shape, dtype), opened, rules=FileRules())
-        n_images = sum(file.n_images for file in opened)
+    n_images = joining_files.join(files, output)
     typer.echo(f"{output}: {n_images} images of {len(files)} files")

@@ -75,6 +75,9 @@ Threads = Annotated[int, typer.Option("-t", "--threads", help="Images compressed
 Source = Annotated[
     str, typer.Option("-s", "--source_suffix", help="Stream that announces the images, and their ring.")
 ]
+SourceStream = Annotated[
+    str, typer.Option("-s", "--source_suffix", help="Stream that announces the images.")
+]
 SourceRing = Annotated[
     str, typer.Option("-si", "--source_suffix_image", help="Ring with their pixels, if it is another.")
 ]
@@ -186,6 +189,28 @@ def metadata_stream(
     run(MetadataStream(load(config), address, source_suffix))
 
 
+@stage_command("gf-filter")
+def gf_filter(
+    config: Config,
+    source_suffix: SourceStream = "image",
+    no_filter: Annotated[
+        bool, typer.Option("-n", "--no_filter", help="Pass on all images, marked to be stored or not.")
+    ] = False,
+) -> None:
+    """Pass on the images that a GigaFRoST was told to store."""
+    from tango_stddaq.stages.gigafrost_filter import GigafrostFilter  # noqa: PLC0415
+
+    run(GigafrostFilter(load(config), source_suffix, no_filter))
+
+
+@stage_command("delay-filter")
+def delay_filter(config: Config, source_suffix: SourceStream = "image") -> None:
+    """Pass on every image later, by `delay_filter_timeout` of the configuration."""
+    from tango_stddaq.stages.delay_filter import DelayFilter  # noqa: PLC0415
+
+    run(DelayFilter(load(config), source_suffix))
+
+
 @stage_command("compress-blosc2")
 def compress_blosc2(
     config: Config,
@@ -221,9 +246,7 @@ def compress_h5bitshuffle_lz4(
 @stage_command("writer-driver")
 def writer_driver(
     config: Config,
-    source_suffix: Annotated[
-        str, typer.Option("-s", "--source_suffix", help="Stream that announces the images.")
-    ] = "image",
+    source_suffix: SourceStream = "image",
     port: Annotated[
         int, typer.Option("-p", "--port", min=0, max=65535, help="WebSocket port for clients.")
     ] = 8080,

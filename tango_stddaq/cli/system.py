@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from tango_stddaq import config as config_module
+from tango_stddaq.cli.rest import REST_PORT, WEBSOCKET_PORT, RestPort, WebSocketPort, require_extra
 from tango_stddaq.config import CAMERAS, DaqConfig
 from tango_stddaq.errors import ConfigError, FileError
 from tango_stddaq.sim import demo_config
@@ -99,11 +100,18 @@ def up(
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Add a device that plays the detector, ready to start.")
     ] = False,
+    rest: Annotated[
+        bool, typer.Option("--rest", help="Add the service for REST and WebSocket clients.")
+    ] = False,
+    rest_port: RestPort = REST_PORT,
+    websocket_port: WebSocketPort = WEBSOCKET_PORT,
 ) -> None:
     """Keep the system of CONFIG running for your own clients until Ctrl-C."""
     from tango_stddaq.control.plan import plan  # noqa: PLC0415
     from tango_stddaq.devices.system import System  # noqa: PLC0415
 
+    if rest:
+        require_extra()
     config = config.resolve()
     loaded = config_module.load(config)
     missing = [str(root) for root in output_root or [] if not root.is_dir()]
@@ -128,6 +136,12 @@ def up(
         console.print(_input(loaded))
         if system_plan.simulator is not None:
             console.print(_simulator_hint(system_plan.simulator.device), soft_wrap=True, highlight=False)
+        if rest:
+            roots_given = [part for root in roots for part in ("--output-root", root)]
+            ports = ("--port", str(rest_port), "--websocket-port", str(websocket_port))
+            system.run_beside("rest", ["rest", system_plan.facade.device, *ports, *roots_given])
+            console.print(f"REST: http://127.0.0.1:{rest_port}/docs")
+            console.print(f"WebSocket: ws://127.0.0.1:{websocket_port}")
         console.print(f"Logs: {system.log_dir}", soft_wrap=True)
         console.print("Ctrl-C ends it.")
         while True:

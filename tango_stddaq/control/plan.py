@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tango_stddaq.config import CAMERAS, DaqConfig
+from tango_stddaq.config import CAMERAS, DaqConfig, FilterConfig
 from tango_stddaq.detectors.registry import detector_of
 from tango_stddaq.stages.converting import module_label
 
@@ -104,25 +104,28 @@ def plan(
     for entry in (*writers, driver):
         entry.properties["OutputRoots"] = list(output_roots)
     streams = [
-        stage("StdDaqLiveStream", "live_stream", i, Address=address)
+        stage("StdDaqLiveStream", "live_stream", i, Address=address, **_source_of(config, address))
         for i, address in enumerate(addresses)
     ]
+    filters = [_filter(entry, stage) for entry in config.filters]
     compressors = [
         stage("StdDaqCompressor", "compressor", i, Method=entry.method)
         for i, entry in enumerate(config.compressors)
     ]
     # A compressor owns the ring that writers attach, and comes before them.
-    consumers = [*compressors, *writers, driver, *streams]
+    consumers = [*filters, *compressors, *writers, driver, *streams]
     if config.detector_type in CAMERAS:
         # Its receiver owns the ring, but sends nothing before a consumer listens.
-        stages = [*consumers, _camera_receiver(config, stage)]
+        source = _camera_receiver(config, stage)
+        stages = [*consumers, source]
     else:
         modules = detector_of(config).connections
         receivers = [
             stage("StdDaqUdpReceiver", "udp_receiver", i, Modules=module_label(group))
             for i, group in enumerate(_groups(modules))
         ]
-        stages = [stage("StdDaqModuleSync", "module_sync", 0), *consumers, *receivers]
+        source = stage("StdDaqModuleSync", "module_sync", 0)
+        stages = [source, *consumers, *receivers]
     facade = ServerPlan(
         "StdDaq",
         "tango_stddaq.devices.facade",
@@ -133,6 +136,7 @@ def plan(
             "StageDevices": [entry.device for entry in stages],
             "WriterDriverDevice": [driver.device],
             "PreviewDevice": [streams[0].device],
+            "SourceDevice": [source.device],
         },
     )
     simulator = ServerPlan(
@@ -143,6 +147,20 @@ def plan(
         common,
     )
     return SystemPlan(tuple(stages), facade, simulator if simulate else None)
+
+
+def _source_of(config: DaqConfig, address: str) -> dict[str, str]:
+    """Return the properties of a live stream of other images than those of the detector."""
+    entry = config.live_stream_configs.get(address)
+    source = entry.source if entry else "image"
+    return {"MetadataSuffix": source, "ImageSuffix": source} if source != "image" else {}
+
+
+def _filter(entry: FilterConfig, stage: Callable[..., ServerPlan]) -> ServerPlan:
+    if entry.kind == "delay":
+        return stage("StdDaqDelayFilter", "delay_filter", 0, Suffix=entry.source)
+    forward_all = {"ForwardAll": "true"} if entry.forward_all else {}
+    return stage("StdDaqGigafrostFilter", "gigafrost_filter", 0, Suffix=entry.source, **forward_all)
 
 
 def _groups(modules: tuple[int, ...]) -> list[tuple[int, ...]]:

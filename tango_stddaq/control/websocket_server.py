@@ -6,20 +6,23 @@ a second and on every change. Whatever a client sends, it gets an answer and kee
 
 import json
 import queue
+import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from http import HTTPStatus
+from typing import Any, Final, Protocol
 
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request as HttpRequest
+from websockets.http11 import Response
 from websockets.sync.server import Server, ServerConnection, serve
 
 from tango_stddaq.closing import Closing
-from tango_stddaq.errors import AcquisitionError, ChannelError
+from tango_stddaq.errors import AcquisitionError, ChannelError, StdDaqError
 from tango_stddaq.io.preflight import Request
 from tango_stddaq.processing.acquisition import DEFAULT_N_IMAGES, DriverStatus
-from tango_stddaq.stages.writer_driver import WriterDriver
 
 _PERIOD_S: Final = 0.1
 _MAX_MESSAGE_BYTES: Final = 64 * 1024
@@ -30,8 +33,34 @@ _COUNTING: Final = (DriverStatus.RECORDING, DriverStatus.SAVING_FILE, DriverStat
 _Outbox = queue.Queue[dict[str, Any]]
 
 
+class Driver(Protocol):
+    """What a server talks to: the writer driver itself, or what stands for it."""
+
+    reason: str
+    on_status: Callable[[DriverStatus], None] | None
+
+    @property
+    def acquisition_status(self) -> DriverStatus:
+        """Where its acquisition is."""
+
+    @property
+    def n_dispatched(self) -> int:
+        """Images of it so far."""
+
+    def begin(self, request: Request, wait_s: float = ...) -> None:
+        """Begin an acquisition."""
+
+    def finish(self) -> None:
+        """End it; what was accepted is saved."""
+
+
 class WebSocketServer(Closing):
     """Serves a driver on a port; use it as a context manager.
+
+    Parameters
+    ----------
+    token
+        What clients must send in the header `Authorization: Bearer`; "" lets everybody in.
 
     Raises
     ------
@@ -39,8 +68,11 @@ class WebSocketServer(Closing):
         If the port is in use.
     """
 
-    def __init__(self, driver: WriterDriver, port: int = 8080, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, driver: Driver, port: int = 8080, host: str = "127.0.0.1", token: str = ""
+    ) -> None:
         self._driver = driver
+        self._token = token
         self._outboxes: dict[ServerConnection, _Outbox] = {}
         self._lock = threading.Lock()
         try:
@@ -51,6 +83,7 @@ class WebSocketServer(Closing):
                 max_size=_MAX_MESSAGE_BYTES,
                 compression=None,
                 close_timeout=_CLOSE_TIMEOUT_S,
+                process_request=self._check_token,
             )
         except OSError as error:
             raise ChannelError(f"WebSocket port {port}: cannot be bound: {error.strerror}") from error
@@ -62,6 +95,15 @@ class WebSocketServer(Closing):
     def port(self) -> int:
         """The bound port."""
         return int(self._server.socket.getsockname()[1])
+
+    def _check_token(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        if not self._token or secrets.compare_digest(
+            given.encode(errors="replace"), self._token.encode()
+        ):
+            return None
+        text = "a token is needed: send the header `Authorization: Bearer TOKEN`\n"
+        return connection.respond(HTTPStatus.UNAUTHORIZED, text)
 
     def _talk(self, connection: ServerConnection) -> None:
         outbox: _Outbox = queue.Queue(_MAX_WAITING)
@@ -106,10 +148,13 @@ class WebSocketServer(Closing):
             case "start":
                 try:
                     self._driver.begin(request_of(command), wait_s=0)
-                except (AcquisitionError, OSError) as error:
+                except (StdDaqError, OSError) as error:
                     return {"status": DriverStatus.REJECTED, "reason": str(error)}
             case "stop":
-                self._driver.finish()
+                try:
+                    self._driver.finish()
+                except StdDaqError as error:
+                    return {"status": DriverStatus.ERROR, "reason": str(error)}
             case other:
                 reason = f"command {other!r}: allowed are start and stop"
                 return {"status": DriverStatus.ERROR, "reason": reason}

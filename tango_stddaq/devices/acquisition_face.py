@@ -29,6 +29,10 @@ class AcquisitionFace(Device):
     def _ledger_count(self, name: str) -> int:
         return int(self._outcome()["ledger"].get(name, 0))
 
+    def _forget_exceptions(self) -> None:
+        """Forget what is asked for once: it is not for the acquisitions after this one."""
+        self._change(overwrite=False, master_name="", writer_user_id=0)
+
     def _change(self, **changes: Any) -> None:
         values = {name: getattr(self._request, name) for name in Request.__slots__}
         self._request = Request(**{**values, **changes})
@@ -83,6 +87,29 @@ class AcquisitionFace(Device):
     @overwrite.write
     def overwrite(self, value: bool) -> None:
         self._change(overwrite=bool(value))
+
+    @attribute(
+        dtype=str, access=READ_WRITE, label="master name",
+        doc="Name of the next master file; empty, as after every Start: filePrefix and master.h5.",
+    )  # fmt: skip
+    def masterName(self) -> str:
+        return self._request.master_name
+
+    @masterName.write
+    def masterName(self, value: str) -> None:
+        self._change(master_name=value)
+
+    @attribute(
+        dtype="DevLong64", access=READ_WRITE, label="writer user id",
+        doc="User who shall own the files of the next Start; 0, as after every Start: the "
+        "configuration's writer_user_id.",
+    )  # fmt: skip
+    def writerUserId(self) -> int:
+        return self._request.writer_user_id
+
+    @writerUserId.write
+    def writerUserId(self, value: int) -> None:
+        self._change(writer_user_id=int(value))
 
     # -- what is known of it -----------------------------------------------------------------------
 
@@ -169,6 +196,13 @@ class AcquisitionFace(Device):
         return str(self._outcome()["reason"])
 
     @attribute(
+        dtype=bool, label="failed", **PUSHED,
+        doc="Whether the last acquisition ended by an error: endReason says which.",
+    )  # fmt: skip
+    def failed(self) -> bool:
+        return bool(self._outcome()["failed"])
+
+    @attribute(
         dtype=str, label="last file", **PUSHED,
         doc="Master file of the last acquisition: it joins the writers' files.",
     )  # fmt: skip
@@ -195,6 +229,7 @@ class AcquisitionFace(Device):
             "imagesIncomplete": int(ledger.get("incomplete", 0)),
             "imagesLost": int(ledger.get("lost", 0)),
             "endReason": str(outcome["reason"]),
+            "failed": bool(outcome["failed"]),
             "lastFile": str(outcome["master"]),
         }
 

@@ -29,8 +29,8 @@ _CALL_TIMEOUT_MS: Final = 3000
 _STATE_TIMEOUT_MS: Final = 1000
 """Short: a stage that hangs must not keep a command of the facade from returning in time."""
 _DRIVER_ATTRIBUTES: Final = (
-    "acquisitionStatus", "acquiring", "progress", "ledger", "endReason", "lastFile", "writerFiles",
-    "meanImageRate",
+    "acquisitionStatus", "acquiring", "progress", "ledger", "endReason", "failed", "lastFile",
+    "writerFiles", "meanImageRate",
 )  # fmt: skip
 _NOTHING: Final[dict[str, Any]] = {
     "status": "unknown",
@@ -40,6 +40,7 @@ _NOTHING: Final[dict[str, Any]] = {
     "rate_hz": 0.0,
     "ledger": {},
     "reason": "",
+    "failed": False,
     "files": [],
     "master": "",
 }
@@ -55,6 +56,9 @@ class StdDaq(AcquisitionFace, LogFace):
         dtype=(str,), default_value=[], doc="Devices of all stages, in the order of their start."
     )
     WriterDriverDevice = device_property(dtype=str, default_value="", doc="Device of the writer driver.")
+    SourceDevice = device_property(
+        dtype=str, default_value="", doc="Device of the stage that publishes the detector's images."
+    )
     PreviewDevice = device_property(
         dtype=str, default_value="", doc="Device of the live stream that the preview comes from."
     )
@@ -73,6 +77,7 @@ class StdDaq(AcquisitionFace, LogFace):
         self._stage_states: dict[str, DevState | None] = {}
         # Goes on from before an Init: what a monitor that is still about to end finds is not kept.
         self._n_commands = getattr(self, "_n_commands", 0) + 1
+        self._detector_rate_hz = 0.0
         self._preview = np.zeros((1, 1), np.float32)
         self._preview_id = -1
         self._init_error = ""
@@ -130,6 +135,8 @@ class StdDaq(AcquisitionFace, LogFace):
         values = self._read_driver() if self.WriterDriverDevice else _NOTHING
         if self.PreviewDevice:
             self._read_preview()
+        if self.SourceDevice:
+            self._read_detector_rate()
         with self._state_lock:
             if number == self._n_commands:  # else a command has found out more in the meantime
                 self._stage_states = states
@@ -161,7 +168,7 @@ class StdDaq(AcquisitionFace, LogFace):
             ]
         except tango.DevFailed as error:
             return f"{self.WriterDriverDevice} does not answer: {_first_line(error)}"
-        status, busy, progress, ledger, reason, master, files, mean_rate_hz, rate = values
+        status, busy, progress, ledger, reason, failed, master, files, mean_rate_hz, rate = values
         return {
             "status": status,
             "busy": busy,
@@ -169,6 +176,7 @@ class StdDaq(AcquisitionFace, LogFace):
             "mean_rate_hz": mean_rate_hz,
             "ledger": json.loads(ledger),
             "reason": reason,
+            "failed": failed,
             "files": list(files or []),
             "master": master,
             "rate_hz": rate,
@@ -195,12 +203,21 @@ class StdDaq(AcquisitionFace, LogFace):
         except tango.DevFailed:
             return  # its own state says so
 
+    def _read_detector_rate(self) -> None:
+        try:
+            self._detector_rate_hz = float(
+                self._proxy(self.SourceDevice, _STATE_TIMEOUT_MS).read_attribute("rate").value
+            )
+        except tango.DevFailed:
+            self._detector_rate_hz = 0.0  # its own state says why
+
     def _push_changes(self) -> None:
         values = {
             "State": self.dev_state(),
             "Status": self.dev_status(),
             "stageStates": self._stage_lines(),
             "imageRate": round(self._driver_values["rate_hz"], 3),
+            "detectorRate": round(self._detector_rate_hz, 3),
             "previewId": self._preview_id,
             **self.acquisition_values(),
         }
@@ -336,6 +353,14 @@ class StdDaq(AcquisitionFace, LogFace):
         return float(self._driver_values["rate_hz"])
 
     @attribute(
+        dtype=float, unit="Hz", format="%.1f", label="detector rate",
+        doc="Images per second that come from the detector, recorded or not.",
+        **PUSHED,
+    )  # fmt: skip
+    def detectorRate(self) -> float:
+        return self._detector_rate_hz
+
+    @attribute(
         dtype=(("DevFloat",),),
         max_dim_x=PREVIEW_SIDE,
         max_dim_y=PREVIEW_SIDE,
@@ -393,12 +418,14 @@ class StdDaq(AcquisitionFace, LogFace):
                         ("imageCount", request.n_images),
                         ("startId", request.start_id),
                         ("overwrite", request.overwrite),
+                        ("masterName", request.master_name),
+                        ("writerUserId", request.writer_user_id),
                     ]
                 )
                 driver.command_inout("StartWriting")
             except tango.DevFailed as error:
                 raise AcquisitionError(error.args[0].desc) from None
-            self._change(overwrite=False)  # asked for once: it is not for the acquisitions after it
+            self._forget_exceptions()
             self._note(f"[event] start of {request.n_images} images in {request.path}")
             self._refresh_now()
 

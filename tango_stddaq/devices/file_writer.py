@@ -15,7 +15,7 @@ class StdDaqFileWriter(StageDevice):
     stage_type = FileWriter
 
     WriterId = device_property(dtype=int, default_value=0, doc="Number of this writer, from 0.")
-    Suffix = device_property(dtype=str, default_value="image", doc="Ring with the pixels.")
+    Suffix = device_property(dtype=str, default_value="image", doc="Stream or ring of the images.")
 
     OutputRoots = device_property(
         dtype=(str,), default_value=[], doc="Directories below which files may be written; none: any."

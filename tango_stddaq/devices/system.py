@@ -139,6 +139,11 @@ class System:
             start_new_session=True,  # Ctrl-C comes to us alone: we end them in order
         )
 
+    def run_beside(self, name: str, arguments: list[str]) -> None:
+        """Run a `stddaq` command as a client of the system, for as long as it runs."""
+        command = processes.leash_command([sys.executable, "-m", "tango_stddaq.cli.main", *arguments])
+        self._spawn(name, command, {**processes.leash_environment(), "TANGO_HOST": self.tango_host})
+
     def _await(self, server: ServerPlan) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:

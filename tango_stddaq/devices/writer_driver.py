@@ -19,6 +19,7 @@ _NOTHING = {
     "mean_rate_hz": 0.0,
     "ledger": {},
     "reason": "",
+    "failed": False,
     "files": [],
     "master": "",
 }
@@ -64,6 +65,7 @@ class StdDaqWriterDriver(StageDevice, AcquisitionFace):
             "mean_rate_hz": driver.mean_rate_hz,
             "ledger": driver.ledger.summary(),
             "reason": driver.reason,
+            "failed": driver.failed,
             "files": driver.last_files,
             "master": driver.last_master,
         }
@@ -74,9 +76,9 @@ class StdDaqWriterDriver(StageDevice, AcquisitionFace):
     @command(doc_in="Create the files and record imageCount images.")
     @tango_errors
     def StartWriting(self) -> None:
-        user = self._driver().config.writer_user_id or 0
+        user = self._request.writer_user_id or self._driver().config.writer_user_id or 0
         self._driver().begin(dataclasses.replace(self._request, writer_user_id=user))
-        self._change(overwrite=False)
+        self._forget_exceptions()
 
     @command(doc_in="End the acquisition; what was accepted is saved.")
     @tango_errors

@@ -69,7 +69,7 @@ class PixelSource:
     """
 
     def __init__(self, config: DaqConfig, suffix: str = "image") -> None:
-        self._name = config.segment(suffix)
+        self._name = config.segment(config.ring_of(suffix))
         self._sizes = config.sizes
         self._memory = config.ring_memory
         self._reader: RingReader | None = None

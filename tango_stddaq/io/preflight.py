@@ -33,6 +33,8 @@ class Request:
         User id that shall own the files.
     overwrite
         Whether files of these names are replaced.
+    master_name
+        Name of the file that joins the others; empty: the prefix and `master.h5`.
     """
 
     path: str
@@ -41,6 +43,7 @@ class Request:
     start_id: int = 0
     writer_user_id: int = 0
     overwrite: bool = False
+    master_name: str = ""
 
     def writer_files(self, n_writers: int) -> list[Path]:
         """Return the file of each writer."""
@@ -52,6 +55,8 @@ class Request:
 
     def master_file(self) -> Path:
         """Return the file that joins them."""
+        if self.master_name:
+            return Path(self.path) / self.master_name
         separator = "" if not self.file_prefix or self.file_prefix[-1] in "_-." else "_"
         return Path(self.path) / f"{self.file_prefix}{separator}master.h5"
 
@@ -80,11 +85,17 @@ def check(
         With the reason.
     """
     _check_numbers(request, n_writers)
-    _check_prefix(request.file_prefix)
+    _check_name("filePrefix", request.file_prefix)
+    if request.master_name:
+        _check_name("masterName", request.master_name)
     directory = _check_directory(request.path, roots)
     paths = [*request.writer_files(n_writers), request.master_file()]
     if with_metadata:
         paths.append(request.metadata_file())
+    if len(set(paths)) < len(paths):
+        raise AcquisitionError(
+            f"masterName {request.master_name!r}: is the name of a writer's file as well; choose another"
+        )
     for path in paths:
         _check_length(path)
         if not request.overwrite and (path.exists() or path.is_symlink()):
@@ -115,13 +126,11 @@ def _check_numbers(request: Request, n_writers: int) -> None:
         raise AcquisitionError(f"writerUserId {request.writer_user_id}: allowed is -1 to {MAX_USER_ID}")
 
 
-def _check_prefix(prefix: str) -> None:
-    if not prefix or prefix.startswith(".") or any(c in prefix for c in "/\\\0\n"):
-        raise AcquisitionError(
-            f"filePrefix {prefix!r}: a name without directories is needed, like run_0001_"
-        )
-    if len(prefix.encode(errors="replace")) > MAX_NAME_BYTES:
-        raise AcquisitionError(f"filePrefix: longer than {MAX_NAME_BYTES} bytes")
+def _check_name(what: str, name: str) -> None:
+    if not name or name.startswith(".") or any(c in name for c in "/\\\0\n"):
+        raise AcquisitionError(f"{what} {name!r}: a name without directories is needed, like run_0001_")
+    if len(name.encode(errors="replace")) > MAX_NAME_BYTES:
+        raise AcquisitionError(f"{what}: longer than {MAX_NAME_BYTES} bytes")
 
 
 def _check_length(path: Path) -> None:

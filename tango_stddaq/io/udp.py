@@ -29,9 +29,12 @@ _DONTWAIT: Final = 0x40
 _EAGAIN: Final = 11
 _EINTR: Final = 4
 _CLOCK_MONOTONIC: Final = 1
+_ANNOUNCED: Final = 2
+_INTERVAL: Final = 3
 _CALLS: Final = 8
 """Messages taken from one source in a row, where they come one by one, before the next is served."""
-_ANNOUNCE_NS: Final = 1_000_000
+ANNOUNCE_NS: Final = 1_000_000
+"""Many frames announced together cost little more than one alone."""
 _TURN_NS: Final = 20_000_000
 _NAP_NS: Final = 100_000
 _NAP_BUFFER_BYTES: Final = 16 * 2**20
@@ -102,9 +105,13 @@ class PacketLoop:
     ----------
     sockets
         One per source of the workspace, in its order; none for a turn that only compiles the loop.
+    announce_ns
+        Turns that finish frames are so far apart at least.
     """
 
-    def __init__(self, workspace: Workspace, sockets: list[UdpSocket]) -> None:
+    def __init__(
+        self, workspace: Workspace, sockets: list[UdpSocket], announce_ns: int = ANNOUNCE_NS
+    ) -> None:
         room = len(workspace.events)
         if room < len(workspace.messages) * MAX_FINISHED_PER_MESSAGE:
             raise ValueError(f"room for {room} events: one receive call may finish more frames")
@@ -115,7 +122,8 @@ class PacketLoop:
         self._poll["ev"] = _POLLIN
         room = min((entry.buffer_bytes for entry in sockets), default=0)
         self._nap_ns = _NAP_NS if room >= _NAP_BUFFER_BYTES else 0
-        self._clock = np.zeros(2, np.int64)  # struct timespec
+        # struct timespec, then when frames were announced last and how long to wait until the next time
+        self._clock = np.array([0, 0, 0, announce_ns], np.int64)
 
     def turn(self, timeout_ms: int) -> int:
         """Wait for packets and take what is there; the GIL is free meanwhile.
@@ -156,23 +164,22 @@ def _receive(
     polls, timeout_ms, nap_ns, clock, table, offsets, iov, bundle_iov, messages, armed, n_events, maps,
     geometry,
 ):  # fmt: skip
-    """Wait for packets and take them until frames are finished, or until the timeout.
+    """Wait for packets and take them until frames are to be announced, or until the timeout.
 
-    When nothing more waits, frames are announced at once; else after `_ANNOUNCE_NS`, as announcing many
-    frames together costs less. A negative result is an errno.
+    A frame is announced at once where none was for the interval, and otherwise with those that follow
+    within it. A negative result is an errno.
     """
     n_sources = table.shape[0]
     start_ns = _now_ns(clock)
     waited_ms = np.int64(0)
     total = 0
     while True:
-        ready = poll(
-            uintp(polls.ctypes.data), uint64(polls.shape[0]), types.int32(max(0, timeout_ms - waited_ms))
-        )
+        wait_ms = max(0, timeout_ms - waited_ms) if n_events[0] == 0 else 0
+        ready = poll(uintp(polls.ctypes.data), uint64(polls.shape[0]), types.int32(wait_ms))
         if ready < 0:
             error = errno_location()[0]
             return total if error == _EINTR else -error
-        if ready == 0:
+        if ready == 0 and n_events[0] == 0:
             if total == 0:
                 for source in range(n_sources):
                     table[source, IDLE] += 1
@@ -184,8 +191,14 @@ def _receive(
         if n < 0:
             return n
         total += n
-        waited_ms = (_now_ns(clock) - start_ns) // 1_000_000
-        if n_events[0] > 0 or waited_ms >= timeout_ms:
+        now_ns = _now_ns(clock)
+        waited_ms = (now_ns - start_ns) // 1_000_000
+        is_full = n_events[0] + messages.shape[0] * MAX_FINISHED_PER_MESSAGE > geometry[MAX_EVENTS]
+        is_due = nap_ns == 0 or is_full or now_ns - clock[_ANNOUNCED] >= clock[_INTERVAL]
+        if n_events[0] > 0 and is_due:
+            clock[_ANNOUNCED] = now_ns
+            return total
+        if waited_ms >= timeout_ms:
             return total
         # To be woken for every message costs more than to take it: a little later there are several.
         if nap_ns > 0:
@@ -231,6 +244,7 @@ def _drain(
                 if wanted > 1:
                     break
             n_ready += (polls[source, 1] >> 16) & 0x7FFF != 0
-        limit_ns = _ANNOUNCE_NS if n_events[0] > 0 else _TURN_NS
-        if n_ready == 0 or _now_ns(clock) - start_ns > limit_ns:
+        now_ns = _now_ns(clock)
+        is_due = n_events[0] > 0 and now_ns - clock[_ANNOUNCED] >= clock[_INTERVAL]
+        if n_ready == 0 or is_due or now_ns - start_ns > _TURN_NS:
             return total

@@ -34,11 +34,12 @@ def arm(source, n, table, offsets, iov, bundle_iov, messages, armed, geometry):
 
     Where the kernel lays pixels in place, each message is pointed at the packet that is expected next.
     While it hands over datagrams in bundles that is one message with a whole bundle: how many will come
-    is not known, so that nothing could be said of the message behind it.
+    is not known, so that nothing could be said of the message behind it. Where pixels are converted it
+    is one as well: it is still in the cache of the core when it is read.
     """
     bundle = table[source, BUNDLE]
     if not geometry[KERNEL_PLACES]:
-        n = max(1, n // bundle)
+        n = n if bundle == 1 else 1
     elif bundle > 1:
         n = 1
         messages[0, 2] = uint64(bundle_iov.ctypes.data)

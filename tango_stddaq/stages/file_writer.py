@@ -44,8 +44,8 @@ class FileWriter(WriterStage):
             raise ConfigError(f"writer id {writer_id}: allowed is 0 or above")
         super().__init__(config, str(writer_id), str(writer_id), output_roots)
         self.writer_id = writer_id
-        self._suffix = suffix
-        self._compression = COMPRESSED_SUFFIXES.get(suffix, Compression.NONE)
+        self._suffix = config.ring_of(suffix)
+        self._compression = COMPRESSED_SUFFIXES.get(self._suffix, Compression.NONE)
         self._details: Details | None = None
         self._pixels: PixelSource | None = None
         self.source = suffix

@@ -5,10 +5,12 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
 import pytest
+import requests
 from PIL import Image as PilImage
 
 from ..conftest import eiger_config, free_tcp_port
@@ -145,11 +147,23 @@ print(daq.imagesComplete, daq.imagesLost)
 """
 
 
+def answers(port: int) -> bool:
+    with suppress(requests.ConnectionError):
+        reply = requests.get(f"http://127.0.0.1:{port}/writer/status", timeout=10)
+        return bool(reply.json()["status"] == "ok")
+    return False
+
+
 def test_up_with_a_simulator_needs_no_detector(detector_name: str, tmp_path: Path) -> None:
     path = save(eiger_config(detector_name), tmp_path / "config.json")
-    arguments = ["up", path, "--simulate", "--log-dir", tmp_path / "logs"]
+    port = free_tcp_port()
+    rest = ["--rest", "--rest-port", port, "--websocket-port", free_tcp_port()]
+    arguments = ["up", path, "--simulate", "--log-dir", tmp_path / "logs", *rest]
     with running(tmp_path / "log", *arguments) as program:
         program.wait_for("Ctrl-C ends it")
+        wait_until(lambda: answers(port), "the REST service answers")
+        status = requests.get(f"http://127.0.0.1:{port}/writer/status", timeout=10).json()
+        assert status["writer"]["state"] == "READY"
         device = f"{detector_name}/stddaq/simulator"
         line = next(line for line in program.output.splitlines() if line.startswith(device))
         assert line.split() == [device, "StdDaqSimulator", "STANDBY"]

@@ -143,7 +143,7 @@ def is_alive(pid: int) -> bool:
 
 
 @contextmanager
-def running_system(directory: Path, **changes: object) -> Iterator[Daq]:
+def running_system(directory: Path, simulate: bool = False, **changes: object) -> Iterator[Daq]:
     """Run a system of its own; afterwards nothing of it may be left."""
     name = f"T{os.getpid()}-{uuid.uuid4().hex[:8]}"
     config = eiger_config(name, **{"ring_slots": 200, **changes})
@@ -151,7 +151,7 @@ def running_system(directory: Path, **changes: object) -> Iterator[Daq]:
     config_path.write_text(config.model_dump_json(exclude_unset=True))
     output.mkdir()
     tango_host = os.environ.get("TANGO_HOST")
-    system = System(config, plan(config, config_path, (str(output),)), directory / "logs")
+    system = System(config, plan(config, config_path, (str(output),), simulate), directory / "logs")
     try:
         with system:
             pids = system.pids()

@@ -62,6 +62,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "camera_address": None,
         "camera_protocol": "bsread",
         "compressors": (),
+        "filters": (),
         "writer_source": "image",
     }
 
@@ -296,6 +297,45 @@ def test_compressors_have_defaults_and_a_suffix() -> None:
 def test_wrong_compressors_are_named(compressors: list[dict[str, Any]], words: list[str]) -> None:
     text = error_of(compressors=compressors)
     assert not [word for word in words if word not in text], text
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"filters": [{"kind": "median"}]}, ["filters.0.kind", "gigafrost"]),
+        ({"filters": [{"kind": "delay"}] * 2}, ["filters 1", "stands there twice"]),
+        ({"filters": [{"kind": "gigafrost"}]}, ["filters 0", "store_image", "eiger"]),
+        ({"filters": [{"kind": "delay", "source": "delay-filter"}]}, ["waits for itself"]),
+        (
+            {
+                "filters": [{"kind": "delay", "source": "blosc2"}],
+                "compressors": [{"method": "blosc2", "source": "delay-filter"}],
+            },
+            ["waits for itself", "delay-filter < blosc2"],
+        ),
+        (
+            {
+                "filters": [{"kind": "delay", "source": "blosc2"}],
+                "compressors": [
+                    {"method": "blosc2"}, {"method": "h5bitshuffle_lz4", "source": "delay-filter"},
+                ],
+            },
+            ["compressors 1", "compressed already"],
+        ),
+    ],
+)  # fmt: skip
+def test_filters_that_cannot_work_are_named(settings: dict[str, Any], words: list[str]) -> None:
+    text = error_of(**settings)
+    assert not [word for word in words if word not in text], text
+
+
+def test_pixels_of_a_filter_lie_in_the_ring_of_its_source() -> None:
+    alone = parse()
+    assert [alone.ring_of(s) for s in ("image", "filter", "delay-filter", "roi")] == [
+        "image", "image", "image", "roi",
+    ]  # fmt: skip
+    chain = parse(filters=[{"kind": "delay", "source": "blosc2"}], compressors=[{"method": "blosc2"}])
+    assert chain.ring_of("delay-filter") == "blosc2"
 
 
 def test_an_option_of_the_memory_that_is_not_there_is_refused() -> None:

@@ -1,6 +1,7 @@
 """UDP reception with real sockets on the loopback interface."""
 
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -131,17 +132,40 @@ def test_packets_wait_in_the_kernel_while_finished_frames_are_not_taken(
     assert found == list(range(30))
 
 
+def test_frames_that_follow_soon_are_announced_together(
+    ports: list[UdpSocket], workspace: Workspace, sender: socket.socket
+) -> None:
+    loop = PacketLoop(workspace, ports, announce_ns=500_000_000)
+    loop._nap_ns = 100_000  # by itself only where the receive buffer is large
+
+    def send_frame(image_id: int) -> None:
+        for number in range(N_PACKETS):
+            send(sender, ports[0], packet(image_id, number, 0))
+
+    send_frame(1)
+    assert loop.turn(2000) == N_PACKETS  # after a silence: at once
+    assert workspace.take_events()["image_id"].tolist() == [1]
+    send_frame(2)
+    later = threading.Timer(0.05, send_frame, [3])
+    later.start()
+    assert loop.turn(2000) == 2 * N_PACKETS
+    later.join()
+    assert workspace.take_events()["image_id"].tolist() == [2, 3]
+
+
 def test_lower_ids_after_idle_turns_are_a_restart(
     ports: list[UdpSocket], workspace: Workspace, sender: socket.socket
 ) -> None:
     loop = PacketLoop(workspace, ports)
+    found: list[int] = []
     for image_id in (7, 8, 7):
         for number in range(N_PACKETS):
             send(sender, ports[0], packet(image_id, number, 0))
         receive_all(loop, N_PACKETS)
+        found += workspace.take_events()["image_id"].tolist()
         for _ in range(5):
             assert loop.turn(0) == 0
-    assert workspace.take_events()["image_id"].tolist() == [7, 8, 7]
+    assert found == [7, 8, 7]
     assert workspace.totals()["restarts"] == 1
 
 

@@ -1,0 +1,1 @@
+"""The REST and WebSocket service: clients of the web in, Tango to the facade out."""
