@@ -5,6 +5,7 @@ and they are counted. Everything in this process that uses the same settings sha
 """
 
 import atexit
+import importlib
 import logging
 import os
 import re
@@ -90,6 +91,15 @@ class InfluxSink:
     # -- the thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        # Here, and not when the first line comes: that may be when the process ends, which is too late.
+        # Nobody waits for this thread, so that the half second does not matter.
+        importlib.import_module("influxdb_client")
+        try:
+            self._send_all()
+        finally:  # its destructors fail, loudly, when the interpreter is about to end
+            self._disconnect()
+
+    def _send_all(self) -> None:
         wait_s = 0.0
         while True:
             self._wake.wait()
@@ -153,7 +163,6 @@ class InfluxSink:
         self.error = problem
 
     def _connect(self) -> Any:
-        # Imported late: it loads a whole HTTP client, and nobody waits for this thread.
         from influxdb_client import InfluxDBClient  # noqa: PLC0415
         from influxdb_client.client.write_api import SYNCHRONOUS  # noqa: PLC0415
 
@@ -169,7 +178,7 @@ class InfluxSink:
 
     def _disconnect(self) -> None:
         """Forget the connection: the next one reads the token anew."""
-        client, self._client = self._client, None
+        client, self._client, self._writer = self._client, None, None
         if client is not None:
             with suppress(Exception):
                 client.close()

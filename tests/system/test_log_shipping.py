@@ -103,7 +103,7 @@ class Elasticsearch(ThreadingHTTPServer):
         self.actions: list[dict[str, Any]] = []
         self.n_requests = 0
         self.refuses = False
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def lines_of(self, path: Path) -> list[str]:
         files = {str(path), *(str(old_file(path, n)) for n in range(1, 5))}

@@ -1,6 +1,9 @@
 """Statistics to an InfluxDB server: batches, drops that are counted, and servers that misbehave."""
 
 import logging
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +40,7 @@ class Server(ThreadingHTTPServer):
         self.requests: list[tuple[str, str, list[str]]] = []
         self.go_on = threading.Event()
         self.go_on.set()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
     def lines(self) -> list[str]:
@@ -204,3 +207,32 @@ def test_all_stages_of_a_process_share_a_sink() -> None:
     one = InfluxConfig(url="http://127.0.0.1:9", bucket="shared")
     assert sink(one) is sink(InfluxConfig(url="http://127.0.0.1:9", bucket="shared"))
     assert sink(None) is None
+
+
+AT_EXIT = """
+    import sys, time
+    from tango_stddaq.config import InfluxConfig
+    from tango_stddaq.io import influx
+    sink = influx.sink(InfluxConfig(url=sys.argv[1], bucket="b", timeout_s=60))
+    sink.write("m n=1i 1")
+    while not (sink.n_written or sink._client):
+        time.sleep(0.01)
+    sink.write("m n=2i 2")
+"""
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_program_that_ends_sends_the_last_line_and_ends_quietly(server: Server, hangs: bool) -> None:
+    if hangs:
+        server.go_on.clear()
+    url = f"http://127.0.0.1:{server.server_port}"
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(AT_EXIT), url],
+        capture_output=True, text=True, timeout=50, check=True,
+    )  # fmt: skip
+    if hangs:
+        assert result.stderr == f"InfluxDB at {url}: 2 lines were dropped\n"
+    else:
+        assert result.stderr == ""
+        assert server.lines == ["m n=1i 1", "m n=2i 2"]
+    assert result.stdout == ""
