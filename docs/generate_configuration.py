@@ -69,8 +69,15 @@ def render() -> str:
     schema = config.schema()
     required = set(schema["required"])
     keys = schema["properties"]
-    names = ("LiveStreamConfig", "CompressorConfig", "FilterConfig", "RingMemoryConfig", "InfluxConfig")
-    stream, compressor, filters, memory, influx = (schema["$defs"][name] for name in names)
+    names = (
+        "LiveStreamConfig",
+        "CompressorConfig",
+        "FilterConfig",
+        "OwnStageConfig",
+        "RingMemoryConfig",
+        "InfluxConfig",
+    )
+    stream, compressor, filters, own, memory, influx = (schema["$defs"][name] for name in names)
     parts = [
         HEAD,
         "## Mandatory keys\n",
@@ -86,6 +93,9 @@ def render() -> str:
         "## Entries of `filters`\n",
         " ".join(filters["description"].split()) + " See [filters](filters.md).\n",
         _table(filters["properties"], required=set(filters["required"])),
+        "## Entries of `stages`\n",
+        " ".join(own["description"].split()) + " See [a stage of your own](own-stage.md).\n",
+        _table(own["properties"], required=set(own["required"])),
         "## Entries of `ring_memory`\n",
         " ".join(memory["description"].split()) + "\n",
         _table(memory["properties"]),

@@ -138,6 +138,25 @@ class FilterConfig(BaseModel):
         return FILTER_SUFFIXES[self.kind]
 
 
+class OwnStageConfig(BaseModel):
+    """One stage of your own, from an installed package: a server that gets every image of its source."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    stage: str = Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", description="Its name.")
+    source: str = Field(
+        default="image", pattern=_SUFFIX, description="Suffix of the stream that announces the images."
+    )
+    settings: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="Values of its settings at the start, by name."
+    )
+
+    @property
+    def tango_class(self) -> str:
+        """Name of its Tango class, which is that of its server as well."""
+        return "StdDaq" + "".join(part.capitalize() for part in self.stage.split("-"))
+
+
 class RingMemoryConfig(BaseModel):
     """How every stage maps the rings: options for a server that has its memory to itself.
 
@@ -294,11 +313,14 @@ class DaqConfig(BaseModel):
     filters: tuple[FilterConfig, ...] = Field(
         default=(), description="Addition of tango_stddaq: the filters to run, see below."
     )
+    stages: tuple[OwnStageConfig, ...] = Field(
+        default=(), description="Addition of tango_stddaq: stages of your own to run, see below."
+    )
     writer_source: str = Field(
         default="image",
         pattern=_SUFFIX,
         description="Addition of tango_stddaq: suffix of the images that go to the files: `image`, or "
-        "that of a compressor or a filter.",
+        "that of a compressor, a filter or a stage of your own.",
     )
     ring_memory: RingMemoryConfig = Field(
         default_factory=RingMemoryConfig,
@@ -405,6 +427,15 @@ class DaqConfig(BaseModel):
                     f"compressors {at}: block_size {entry.block_size}: allowed are 0 and multiples of "
                     f"{multiple} bytes (8 pixels)"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _own_stages_fit(self) -> "DaqConfig":
+        for at, entry in enumerate(self.stages):
+            if entry.stage in [other.stage for other in self.stages[:at]]:
+                raise ValueError(f"stages {at}: stage {entry.stage!r} stands there twice")
+            if entry.source == entry.stage:
+                raise ValueError(f"stages {at}: source {entry.source!r}: it waits for itself")
         return self
 
     @property

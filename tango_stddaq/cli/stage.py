@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Final, Literal
@@ -292,6 +293,34 @@ def meta_writer(config: Config, output_root: OutputRoots = None) -> None:
     from tango_stddaq.stages.meta_writer import MetaWriter  # noqa: PLC0415
 
     run(MetaWriter(load(config), tuple(output_root or ())))
+
+
+def _own_stage(name: str) -> None:
+    """Make a stage of an installed package a command."""
+
+    def command(
+        config: Config,
+        source_suffix: SourceStream = "image",
+        source_suffix_image: SourceRing = "",
+        settings: Annotated[
+            list[str] | None, typer.Option("--set", help="A setting: NAME=VALUE; repeat for more.")
+        ] = None,
+    ) -> None:
+        from tango_stddaq.stages import own_registry  # noqa: PLC0415
+        from tango_stddaq.stages.own_settings import from_text  # noqa: PLC0415
+
+        kind = own_registry.load(name)
+        loaded = load(config)
+        given = [entry for entry in loaded.stages if entry.stage == name]
+        values = {**(given[0].settings if given else {}), **from_text(kind, settings or [])}
+        run(kind(loaded, source_suffix, source_suffix_image, values))
+
+    command.__doc__ = f"A stage of an installed package: {name}."
+    stage_command(name)(command)
+
+
+for _entry in entry_points(group="tango_stddaq.stages"):
+    _own_stage(_entry.name)
 
 
 def modules_of(text: str) -> tuple[int, ...] | None:

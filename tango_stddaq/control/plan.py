@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tango_stddaq.config import CAMERAS, DaqConfig, FilterConfig
+from tango_stddaq.config import CAMERAS, DaqConfig, FilterConfig, OwnStageConfig
 from tango_stddaq.detectors.registry import detector_of
 from tango_stddaq.stages.converting import module_label
 
@@ -25,6 +25,8 @@ class ServerPlan:
         Name of the Tango class; the server executable has the same name.
     module
         Python module that runs the server.
+    arguments
+        Of the module, before the instance.
     """
 
     tango_class: str
@@ -32,6 +34,7 @@ class ServerPlan:
     instance: str
     device: str
     properties: dict[str, list[str]] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
 
     @property
     def server(self) -> str:
@@ -107,13 +110,14 @@ def plan(
         stage("StdDaqLiveStream", "live_stream", i, Address=address, **_source_of(config, address))
         for i, address in enumerate(addresses)
     ]
+    own = [_own_stage(entry, family, instance, common) for entry in config.stages]
     filters = [_filter(entry, stage) for entry in config.filters]
     compressors = [
         stage("StdDaqCompressor", "compressor", i, Method=entry.method)
         for i, entry in enumerate(config.compressors)
     ]
     # A compressor owns the ring that writers attach, and comes before them.
-    consumers = [*filters, *compressors, *writers, driver, *streams]
+    consumers = [*filters, *own, *compressors, *writers, driver, *streams]
     if config.detector_type in CAMERAS:
         # Its receiver owns the ring, but sends nothing before a consumer listens.
         source = _camera_receiver(config, stage)
@@ -161,6 +165,19 @@ def _filter(entry: FilterConfig, stage: Callable[..., ServerPlan]) -> ServerPlan
         return stage("StdDaqDelayFilter", "delay_filter", 0, Suffix=entry.source)
     forward_all = {"ForwardAll": "true"} if entry.forward_all else {}
     return stage("StdDaqGigafrostFilter", "gigafrost_filter", 0, Suffix=entry.source, **forward_all)
+
+
+def _own_stage(
+    entry: OwnStageConfig, family: str, instance: str, common: dict[str, list[str]]
+) -> ServerPlan:
+    return ServerPlan(
+        entry.tango_class,
+        "tango_stddaq.devices.own_stage",
+        instance,
+        f"{family}/{entry.stage}",
+        {**common, "Suffix": [entry.source]},
+        (entry.stage,),
+    )
 
 
 def _groups(modules: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -120,7 +120,7 @@ class System:
             database.put_device_property(server.device, server.properties)
 
     def _start_server(self, server: ServerPlan) -> None:
-        command = [sys.executable, "-m", server.module, server.instance]
+        command = [sys.executable, "-m", server.module, *server.arguments, server.instance]
         environment = {**processes.leash_environment(), "TANGO_HOST": self.tango_host}
         self._spawn(server.server, command, environment)
 

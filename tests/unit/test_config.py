@@ -63,6 +63,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "camera_protocol": "bsread",
         "compressors": (),
         "filters": (),
+        "stages": (),
         "writer_source": "image",
     }
 
