@@ -75,8 +75,9 @@ def render() -> str:
         "FilterConfig",
         "OwnStageConfig",
         "RingMemoryConfig",
+        "InfluxConfig",
     )
-    stream, compressor, filters, own, memory = (schema["$defs"][name] for name in names)
+    stream, compressor, filters, own, memory, influx = (schema["$defs"][name] for name in names)
     parts = [
         HEAD,
         "## Mandatory keys\n",
@@ -98,6 +99,9 @@ def render() -> str:
         "## Entries of `ring_memory`\n",
         " ".join(memory["description"].split()) + "\n",
         _table(memory["properties"]),
+        "## Entries of `influxdb`\n",
+        " ".join(influx["description"].split()) + " See [logs and statistics](logging.md).\n",
+        _table(influx["properties"], required=set(influx["required"])),
         SIZES.format(
             min_slots=config.MIN_SLOTS,
             align=config.SEGMENT_ALIGN_BYTES // 2**20,

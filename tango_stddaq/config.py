@@ -33,6 +33,14 @@ DetectorType = Literal[
 LogLevel = Literal["trace", "debug", "info", "warning", "error", "critical", "off"]
 _LOG_ALIASES: Final = {"warn": "warning", "err": "error"}
 _SUFFIX: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+
+
+def level_name(text: str) -> str:
+    """Return a log level as `LogLevel` spells it: any case and the short forms are allowed."""
+    name = text.strip().lower()
+    return _LOG_ALIASES.get(name, name)
+
+
 Pixel = Annotated[int, Field(ge=0, lt=MAX_PIXELS_PER_SIDE)]
 
 
@@ -173,6 +181,29 @@ class RingMemoryConfig(BaseModel):
     )
 
 
+class InfluxConfig(BaseModel):
+    """Where statistics go, beside the log: a server with the write interface of InfluxDB v2.
+
+    The token comes from `token_file`, or from the environment variable `STDDAQ_INFLUXDB_TOKEN`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    url: str = Field(
+        pattern=r"^https?://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._/-]*)?$",
+        max_length=512,
+        description="http://HOST:PORT or https://HOST:PORT, without a password in it.",
+    )
+    org: str = Field(default="", max_length=256, description="Organisation.")
+    bucket: str = Field(min_length=1, max_length=256, description="Bucket.")
+    token_file: str = Field(
+        default="", max_length=4096, description="File that holds the token and nothing else."
+    )
+    timeout_s: float = Field(
+        default=5, gt=0, le=60, description="Seconds that the server may take for a batch."
+    )
+
+
 def live_stream_rule(mode: str, numbers: Sequence[float] = ()) -> LiveStreamConfig:
     """Return the rule of a live stream that is given as a name and two numbers.
 
@@ -296,6 +327,11 @@ class DaqConfig(BaseModel):
         description="Addition of tango_stddaq: how the rings lie in memory: `prefault`, `huge_pages`, "
         "`lock`, see below.",
     )
+    influxdb: InfluxConfig | None = Field(
+        default=None,
+        description="Addition of tango_stddaq: an InfluxDB server that gets the statistics too: `url`, "
+        "`org`, `bucket`, `token_file`, `timeout_s`, see below.",
+    )
     ring_slots: int | None = Field(
         default=None,
         ge=4,
@@ -308,7 +344,7 @@ class DaqConfig(BaseModel):
     def _any_case(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        return _LOG_ALIASES.get(value.lower(), value.lower())
+        return level_name(value)
 
     @field_validator("live_stream_configs")
     @classmethod

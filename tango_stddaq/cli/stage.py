@@ -354,6 +354,7 @@ def run(stage: Stage) -> None:
     StageError
         If the stage ended by an error.
     """
+    stage.report.replaces_program()
     ended = threading.Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:

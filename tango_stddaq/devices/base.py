@@ -1,12 +1,11 @@
 """What every Tango device of a stage has in common: states, commands, counters, events, log."""
 
-import functools
 import gc
 import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final
 
 import tango
 import tango.server
@@ -16,8 +15,10 @@ from tango.server import Device, attribute, command, device_property
 from tango_stddaq import __version__
 from tango_stddaq import config as config_module
 from tango_stddaq.config import DaqConfig
+from tango_stddaq.devices import log_face
+from tango_stddaq.devices.log_face import LogFace, TangoLog
 from tango_stddaq.errors import ConfigError, StdDaqError
-from tango_stddaq.io import logs, processes
+from tango_stddaq.io import influx, logs, processes
 from tango_stddaq.io.cpus import parse_cpus
 from tango_stddaq.stages.base import LOG_LINES, Stage, StageState
 from tango_stddaq.stats import Counter
@@ -28,32 +29,17 @@ STATES: Final = {
     StageState.ALARM: DevState.ALARM,
     StageState.FAULT: DevState.FAULT,
 }
+tango_errors = log_face.tango_errors
 PUSHER_STOP_S: Final = 1.0
 READ_WRITE: Final = AttrWriteType.READ_WRITE
 PUSHED: Final = {"change_event_implemented": True, "change_event_detect": False}
 """The device pushes a change event whenever the value changed; Tango asks for no abs_change."""
-_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def lower_camel(name: str) -> str:
     """Return a snake-case name as Tango spells attributes: `bad_size` becomes `badSize`."""
     first, *rest = name.split("_")
     return first + "".join(part.capitalize() for part in rest)
-
-
-def tango_errors(method: _Method) -> _Method:
-    """Let a client see our errors as they are: reason, one clear text, origin; no traceback."""
-
-    @functools.wraps(method)
-    def wrapped(self: Device, *args: Any) -> Any:
-        try:
-            return method(self, *args)
-        except StdDaqError as error:
-            tango.Except.throw_exception(
-                f"StdDaq_{type(error).__name__}", str(error), f"{self.get_name()}.{method.__name__}"
-            )
-
-    return wrapped  # type: ignore[return-value]
 
 
 def counter_attributes(counters: Iterable[Counter]) -> dict[str, attribute]:
@@ -125,7 +111,7 @@ class EventPusher:
                     log.warning("an event was not sent: %s", error.args[0].desc)
 
 
-class StageDevice(Device):
+class StageDevice(LogFace):
     """Base of the Tango classes of stages; a subclass says which stage it drives."""
 
     stage_type: ClassVar[type[Stage]]
@@ -156,6 +142,7 @@ class StageDevice(Device):
         self._pushed: dict[str, object] = {}
         self._init_error = ""
         super().init_device()
+        self._tango_log = TangoLog(self)
         self._pusher = EventPusher(self.push_changes)
         self.add_version_info("tango_stddaq", __version__)
         self.set_change_event("State", True, False)
@@ -172,6 +159,7 @@ class StageDevice(Device):
             stage = self.make_stage(config)
             stage.cpus = self._cpus()
             stage.on_tick = self._pusher.wake
+            stage.on_message = self._tango_log.add
             self._stage = stage
             if self.AutoStart:
                 stage.start()
@@ -195,7 +183,7 @@ class StageDevice(Device):
         with self._lock:
             stage = self._stage
             if stage is not None:
-                stage.on_tick = None
+                stage.on_tick = stage.on_message = None
                 stage.stop()
             self._stage = None
         self._pusher.stop()
@@ -233,6 +221,7 @@ class StageDevice(Device):
 
     def push_changes(self) -> None:
         """Push a change event of everything that has changed; called a few times a second."""
+        self._tango_log.flush()
         for name, value in self.watched().items():
             if self._pushed.get(name) != value:
                 self._pushed[name] = value
@@ -275,6 +264,9 @@ class StageDevice(Device):
     def log(self) -> list[str]:
         return list(self._stage.log_lines) if self._stage is not None else []
 
+    def _sink(self) -> influx.InfluxSink | None:
+        return influx.sink(self._stage.config.influxdb) if self._stage is not None else None
+
     # -- commands ----------------------------------------------------------------------------------
 
     @command(doc_in="Start the stage.")
@@ -286,6 +278,7 @@ class StageDevice(Device):
             if self.stage.error is not None:
                 self.stage.stop()  # its run loop may be about to end
             if not self.stage.running:
+                self._note("[event] Start by a client")
                 self.stage.start()
             self._init_error = ""
             self._pusher.wake()
@@ -294,6 +287,8 @@ class StageDevice(Device):
     @tango_errors
     def Stop(self) -> None:
         with self._lock:
+            if self.stage.running:
+                self._note("[event] Stop by a client")
             self.stage.stop()
             self._pusher.wake()
 
@@ -301,6 +296,7 @@ class StageDevice(Device):
     @tango_errors
     def Reset(self) -> None:
         with self._lock:
+            self._note("[event] Reset by a client")
             self.stage.reset()
             self._pusher.wake()
 
@@ -308,9 +304,16 @@ class StageDevice(Device):
     @tango_errors
     def ReloadConfig(self) -> None:
         with self._lock:
+            self._note("[event] ReloadConfig by a client")
             self._reload()
             if self._init_error:
                 raise StdDaqError(self._init_error)
+
+    def _note(self, message: str) -> None:
+        if self._stage is not None:
+            self._stage.say(logging.INFO, message)
+        else:
+            logging.getLogger(f"tango_stddaq.{self.stage_type.name}").info(message)
 
     def _reload(self) -> None:
         if self._stage is not None:

@@ -18,6 +18,7 @@ from tango_stddaq.control.plan import plan
 from tango_stddaq.devices.acquisition_face import AcquisitionFace
 from tango_stddaq.devices.base import PUSHED, READ_WRITE, push_change, serve, tango_errors
 from tango_stddaq.devices.live_stream import PREVIEW_SIDE
+from tango_stddaq.devices.log_face import LogFace
 from tango_stddaq.errors import AcquisitionError, ConfigError, StdDaqError
 from tango_stddaq.io import config_file, logs
 from tango_stddaq.io.preflight import Request
@@ -45,7 +46,7 @@ _NOTHING: Final[dict[str, Any]] = {
 }
 
 
-class StdDaq(AcquisitionFace):
+class StdDaq(AcquisitionFace, LogFace):
     """Configures, starts, follows and stops acquisitions; the device a beamline talks to."""
 
     ConfigFile = device_property(
@@ -190,7 +191,7 @@ class StdDaq(AcquisitionFace):
         self._driver_error = ""
         self._driver_values = values
         if was_busy and not values["busy"]:
-            self._note(f"acquisition ended: {values['reason']}")
+            self._note(f"[event] acquisition ended: {values['reason']}")
 
     def _read_preview(self) -> None:
         try:
@@ -231,7 +232,8 @@ class StdDaq(AcquisitionFace):
         return self._driver_values
 
     def _note(self, message: str) -> None:
-        self._log.info(message)
+        self._log.info(message, extra={"service": "facade"})
+        self.info_stream("%s", message)
         self._log_lines.append(message)
 
     # -- state -------------------------------------------------------------------------------------
@@ -381,6 +383,18 @@ class StdDaq(AcquisitionFace):
     def log(self) -> list[str]:
         return list(self._log_lines)
 
+    def _set_log_level(self, value: str) -> None:
+        """Set the level here and in all stages; they keep it until they read the configuration."""
+        super()._set_log_level(value)
+        failures = []
+        for device in self.StageDevices:
+            try:
+                self._proxy(device).write_attribute("logLevel", logs.level())
+            except tango.DevFailed as error:
+                failures.append(f"{device}: {_first_line(error)}")
+        if failures:
+            raise StdDaqError("the log level is not set everywhere: " + "; ".join(failures))
+
     # -- commands ----------------------------------------------------------------------------------
 
     @command(doc_in="Create the files and take imageCount images; returns when images are awaited.")
@@ -439,6 +453,7 @@ class StdDaq(AcquisitionFace):
         with self._state_lock:
             if self._driver_values["busy"]:
                 raise AcquisitionError("an acquisition is under way: Stop or Abort it first")
+            self._note("[event] Reset by a client")
             for device in self.StageDevices:
                 try:
                     proxy = self._proxy(device)

@@ -19,6 +19,7 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.control.plan import ServerPlan, SystemPlan
 from tango_stddaq.errors import StdDaqError
 from tango_stddaq.io import processes, ring
+from tango_stddaq.io.log_output import FILE_VARIABLE, rotate
 
 START_TIMEOUT_S: Final = 90.0
 _STOP_TIMEOUT_S: Final = 8.0
@@ -36,7 +37,7 @@ class System:
     Parameters
     ----------
     log_dir
-        Each server's output goes to a file there.
+        Each server's output goes to a file there, of bounded size; older ones get a number.
     tango_host
         HOST:PORT of a Tango database to use; "" starts an embedded one.
     on_progress
@@ -124,8 +125,11 @@ class System:
         self._spawn(server.server, command, environment)
 
     def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> None:
-        log = self._log_path(name).open("wb")
+        path = self._log_path(name)
+        rotate(path)  # what a server said before it was started again is kept
+        log = path.open("ab")
         self._logs.append(log)
+        environment = {**environment, FILE_VARIABLE: str(path)}
         self._processes[name] = subprocess.Popen(
             command,
             env=environment,

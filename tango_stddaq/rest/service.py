@@ -62,6 +62,7 @@ def serve(
         config = uvicorn.Config(
             app, host=host, port=port, log_level="warning", timeout_keep_alive=_KEEP_ALIVE_S,
             limit_concurrency=_MAX_CONNECTIONS, timeout_graceful_shutdown=1, server_header=False,
+            log_config=None,  # its messages go where all others go
         )  # fmt: skip
         try:
             listener = config.bind_socket()

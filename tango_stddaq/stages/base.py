@@ -12,10 +12,10 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import ClassVar, Final
 
-from tango_stddaq.codecs import statistics
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import StageError, StdDaqError
 from tango_stddaq.io.cpus import running_on
+from tango_stddaq.stages.report import Report
 from tango_stddaq.stats import Counter, Rate
 
 TURN_S: Final = 0.02
@@ -70,6 +70,9 @@ class Stage:
         """Called a few times a second from the run loop; a Tango device pushes its events here."""
         self.cpus: frozenset[int] | None = None
         """CPUs of the run loop and of all threads that `start` starts; None: all. Read by `start`."""
+        self.on_message: Callable[[int, str], None] | None = None
+        """Called with level and text of every message; a Tango device logs them too."""
+        self.report = Report(config, self.name, self.label_tag, label)
         self._rate = Rate()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -131,7 +134,7 @@ class Stage:
                 if isinstance(error, StdDaqError):
                     self.say(logging.ERROR, str(error))
                 raise
-            statistics.prepare()
+            self.report.start(self.counters)
             self._thread = threading.Thread(target=self._run, name=self.title, daemon=True)
             self._thread.start()
         self.say(logging.INFO, "[event] started")
@@ -162,9 +165,11 @@ class Stage:
 
     def say(self, level: int, message: str) -> None:
         """Log a message and keep it for those who ask the device."""
-        self.log.log(level, message, extra={"service": self.title})
+        self.log.log(level, message, extra={"service": self.report.program or self.title})
         stamp = time.strftime("%H:%M:%S")
         self.log_lines.append(f"{stamp} {logging.getLevelName(level).lower()} {message}")
+        if self.on_message is not None:
+            self.on_message(level, message)
 
     # -- what a stage implements -------------------------------------------------------------------
 
@@ -187,7 +192,11 @@ class Stage:
         """Forget a subclass's own counts."""
 
     def _more_statistics(self) -> dict[str, float]:
-        """Return what a subclass reports beside its counters."""
+        """Return what a subclass reports beside its counters; called once a period."""
+        return {}
+
+    def _program_keys(self) -> dict[str, str]:
+        """Return what an existing program's statistics say before the numbers; {}: the label."""
         return {}
 
     def _describe(self) -> str:
@@ -229,7 +238,7 @@ class Stage:
         self.error = str(error) if known else f"{type(error).__name__}: {error}"
         self.say(logging.ERROR, self.error)
         if not known:
-            self.log.info("traceback of %s", self.title, exc_info=error)
+            self.log.info("traceback of %s", self.title, exc_info=error, extra={"service": self.title})
 
     def _tick_all(self, now: float) -> None:
         self._tick()
@@ -253,25 +262,16 @@ class Stage:
         return ", ".join(parts)
 
     def _do_reset(self) -> None:
+        self._publish_statistics()  # nothing that was counted goes unreported
         self._reset()
         for name in self.counters:
             self.counters[name] = 0
         self._last_losses = 0
         self._last_loss_s = -ALARM_HOLD_S
         self._rate = Rate()
+        self.report.start(self.counters)
 
     def _publish_statistics(self) -> None:
-        line = statistics.encode(
-            self.name,
-            {"detector": self.config.detector_name, self.label_tag: self.label},
-            {
-                **self.counters,
-                "repetition_rate_hz": round(self.rate_hz, 3),
-                **self._more_statistics(),
-            },
-        )
-        # Whatever the level is: statistics are data, and somebody plots them.
-        record = self.log.makeRecord(
-            self.log.name, logging.INFO, __file__, 0, line, (), None, extra={"service": self.title}
-        )
-        self.log.handle(record)
+        values = {**self.counters, **self._more_statistics()}
+        title = self.report.program or self.title
+        self.report.publish(title, values, self.rate_hz, self._program_keys())

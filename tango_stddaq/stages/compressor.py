@@ -221,9 +221,6 @@ class ImageCompressor(Stage):
         if self.output_rate:
             self.ratio = self.input_rate / self.output_rate
 
-    def _more_statistics(self) -> dict[str, float]:
-        return {"ratio": round(self.ratio, 3)}
-
     def _do_reset(self) -> None:
         with self._lock:  # the threads count
             super()._do_reset()

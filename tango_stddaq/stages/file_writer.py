@@ -48,6 +48,7 @@ class FileWriter(WriterStage):
         self._compression = COMPRESSED_SUFFIXES.get(self._suffix, Compression.NONE)
         self._details: Details | None = None
         self._pixels: PixelSource | None = None
+        self.source = suffix
 
     def _open(self) -> None:
         self._details = Details(self.config)

@@ -173,6 +173,10 @@ class LiveStream(Stage):
         self.counters["n_active_connections"] = len(clients)
         self.counters["zmq_fails"] = clients.n_lost - self._n_lost_before
 
+    def _program_keys(self) -> dict[str, str]:
+        kind = "array10" if self.protocol is StreamProtocol.ARRAY10 else str(self.protocol)
+        return {"port": self.label.rpartition(":")[2], "type": kind, "source": self._suffixes[0]}
+
     def _reset(self) -> None:
         if self._out is not None:
             self._n_lost_before = self._out.clients.n_lost

@@ -61,6 +61,9 @@ class MetadataFilter(Stage):
             for message in messages:
                 self._out.send(message)
 
+    def _program_keys(self) -> dict[str, str]:
+        return {"source": self.source_suffix}
+
     def _close(self) -> None:
         self._send(self._rest())
         if self._metadata is not None:

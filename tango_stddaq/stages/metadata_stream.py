@@ -85,6 +85,9 @@ class MetadataStream(Stage):
 
     _n_clients = 0
 
+    def _program_keys(self) -> dict[str, str]:
+        return {"source": self.suffix}
+
     def _close(self) -> None:
         for handle in (self._in, self._out):
             if handle is not None:

@@ -54,10 +54,13 @@ class WriterStage(Stage):
     """
 
     main_counter = "images"
+    source = "image"
+    """Suffix of the images."""
     counters_spec: ClassVar[tuple[Counter, ...]] = (
         Counter("images", "images", "Images stored."),
         Counter("bytes", "bytes", "Bytes stored: pixels, or rows of metadata."),
         Counter("files", "files", "Files finished."),
+        Counter("write_us", "us", "Time spent on storing images."),
         Counter("overwritten", "images", "Images lost: overwritten before they were read.", loss=True),
         Counter("write_errors", "images", "Images that could not be stored.", loss=True),
         Counter("malformed", "messages", "Messages dropped: not a writer action.", loss=True),
@@ -76,6 +79,7 @@ class WriterStage(Stage):
         self._failure: str | None = None
         self._tells_unasked = False
         self._next_flush_s = self._next_progress_s = 0.0
+        self._max_write_us = 0.0
         self.current_file = ""
 
     # -- what a subclass implements ----------------------------------------------------------------
@@ -194,11 +198,15 @@ class WriterStage(Stage):
             self.counters["write_errors"] += len(images)
             return
         n_before, n_lost_before = file.n_written, file.n_lost
+        started_ns = time.monotonic_ns()
         try:
             self._store(images)
         except FileError as error:
             self._fail(str(error))
         n_stored, n_lost = file.n_written - n_before, file.n_lost - n_lost_before
+        write_us = (time.monotonic_ns() - started_ns) // 1000
+        self._max_write_us = max(self._max_write_us, write_us / len(images))
+        self.counters["write_us"] += write_us
         self.counters["images"] += n_stored
         self.counters["bytes"] += n_stored * self._image_bytes
         self.counters["overwritten"] += n_lost
@@ -251,6 +259,13 @@ class WriterStage(Stage):
             self._out.send(writer_action.encode_response(response), zmq.DONTWAIT)
         else:
             self.say(logging.WARNING, "no driver takes the answer")
+
+    def _more_statistics(self) -> dict[str, float]:
+        longest, self._max_write_us = self._max_write_us, 0.0
+        return {"max_buffer_write_us": longest}
+
+    def _program_keys(self) -> dict[str, str]:
+        return {"source": self.source, "id": self.label} if self.label else {"source": self.source}
 
     def _describe(self) -> str:
         if self._file is None:

@@ -232,6 +232,14 @@ class WriterDriver(Stage):
             raise AcquisitionError("the writer driver does not run")
         return self._links
 
+    def _more_statistics(self) -> dict[str, float]:
+        ledger = self.ledger
+        names = ("requested", "expected", "complete", "incomplete", "lost")
+        return {f"ledger_{name}": getattr(ledger, name) for name in names}
+
+    def _program_keys(self) -> dict[str, str]:
+        return {"source": self._suffix}
+
     def _describe(self) -> str:
         if self.busy:
             return (

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -149,6 +150,18 @@ def test_stages_started_in_any_order_write_good_files_and_end_cleanly(
             assert seconds < END_S + SLACK_S, name
             assert f"{name},detector={config.detector_name},host=" in program.output
             assert "Traceback" not in program.output
+        texts = {name: program.output for name, program in stages.programs.items()}
+    assert sum_of(texts["udp-recv"], "std_udp_recv_eg", "frames_counter") == 40
+    assert sum_of(texts["module-sync"], "std_data_sync_module", "processed_times") == 10
+    assert sum_of(texts["file-writer"], "std_det_writer", "n_written_images") == 10
+    assert sum_of(texts["live-stream"], "std_live_stream", "processed_times") == 10
+
+
+def sum_of(text: str, program: str, field: str) -> int:
+    """What the statistics in the words of the existing program add up to."""
+    lines = re.findall(rf"\[{program}\]\[v[0-9.]+\]\[info\] (detector=\S+) \d+$", text, re.MULTILINE)
+    assert lines, text
+    return sum(int(dict(pair.split("=", 1) for pair in line.split(","))[field]) for line in lines)
 
 
 def test_stop_saves_what_came(config: DaqConfig, config_path: Path, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "file_group": None,
         "submodule_info": {},
         "live_stream_configs": {},
+        "influxdb": None,
         "ring_slots": None,
         "ring_memory": {"prefault": False, "huge_pages": False, "lock": False},
         "camera_address": None,
@@ -343,3 +344,23 @@ def test_an_option_of_the_memory_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match=rf"ring_memory.hugepages: .* not permitted.*{allowed}"):
         parse(ring_memory={"hugepages": True})
     assert parse(ring_memory={"lock": True}).ring_memory.lock
+
+
+def test_influxdb_needs_an_address_without_a_password_and_a_bucket() -> None:
+    good = {"url": "https://influx.facility.org:8086", "bucket": "daq"}
+    assert parse(influxdb=good).influxdb.timeout_s == 5
+    assert parse().influxdb is None
+    assert "influxdb.bucket" in error_of(influxdb={"url": "http://a:1"})
+    assert "influxdb.url" in error_of(influxdb={**good, "url": "http://me:secret@a:1"})
+    assert "influxdb.token" in error_of(influxdb={**good, "token": "secret"})  # it belongs to a file
+
+
+@pytest.mark.parametrize(
+    ("spelling", "level"),
+    [
+        ("INFO", "info"), ("Warn", "warning"), ("err", "error"), (" debug ", "debug"),
+        ("TRACE", "trace"), ("Critical", "critical"), ("OFF", "off"),
+    ],
+)  # fmt: skip
+def test_a_log_level_may_be_spelt_in_any_way_of_the_contract(spelling: str, level: str) -> None:
+    assert parse(log_level=spelling).log_level == level
