@@ -467,6 +467,18 @@ class DaqConfig(BaseModel):
             suffix = sources.get(suffix, "image")
         return suffix
 
+    def leaves_images_out(self, suffix: str) -> bool:
+        """Return whether images may be missing from a stream on purpose: then a gap is no loss."""
+        sources = {entry.suffix: entry.source for entry in self.filters}
+        sources |= {entry.suffix: entry.source for entry in self.compressors}
+        passing = {"delay-filter", "blosc2", "h5bitshuffle-lz4"}
+        passing |= {entry.suffix for entry in self.filters if entry.forward_all}
+        while suffix != "image":
+            if suffix not in passing:
+                return True
+            suffix = sources.get(suffix, "image")
+        return False
+
     def segment(self, suffix: str) -> str:
         """Return the name of a ring's shared-memory segment, without the leading slash."""
         return f"{self.detector_name}-{suffix}"

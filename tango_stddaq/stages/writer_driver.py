@@ -265,7 +265,8 @@ class WriterDriver(Stage):
         self._account = Account(
             request.n_images,
             request.start_id,
-            ids_are_contiguous=self.config.detector_type in _UDP_DETECTORS,
+            ids_are_contiguous=self.config.detector_type in _UDP_DETECTORS
+            and not self.config.leaves_images_out(self._suffix),
         )
         self.ledger = self._account.provisional()
         self.progress = self.mean_rate_hz = 0.0

@@ -8,15 +8,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import h5py
 import pytest
 import zmq
 
 from tango_stddaq import config as config_module
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import ConfigError
+from tango_stddaq.io.preflight import Request
 from tango_stddaq.io.ring import RingOwner
 from tango_stddaq.stages.delay_filter import DelayFilter
+from tango_stddaq.stages.file_writer import FileWriter
 from tango_stddaq.stages.gigafrost_filter import GigafrostFilter
+from tango_stddaq.stages.writer_driver import WriterDriver
 
 from .programs import refused as refused_call
 from .programs import running as program_running
@@ -24,7 +28,7 @@ from .test_camera_receivers import running, wait_until
 
 pytestmark = pytest.mark.system
 
-SHAPE = (4, 8)
+SHAPE = (64, 48)
 
 
 def varint(value: int) -> bytes:
@@ -142,6 +146,29 @@ def test_only_images_to_be_stored_pass_and_arrive_byte_for_byte(detector_name: s
         stage.forward_all = True
         out.send(metadata(200, store_image=False))
         assert receive(into, 1) == [metadata(200, store_image=False)]
+
+
+def test_a_file_of_filtered_images_has_gaps_and_no_losses(detector_name: str, tmp_path: Path) -> None:
+    config = filter_config(detector_name, filters=[{"kind": "gigafrost"}], writer_source="filter")
+    ring = RingOwner(config.segment("image"), config.sizes.n_slots, config.sizes.slot_bytes)
+    driver, writer = WriterDriver(config, "filter"), FileWriter(config, 0, "filter")
+    try:
+        with neighbours(detector_name, "image", "filter") as (out, into), ExitStack() as stack:
+            for stage in (writer, driver, GigafrostFilter(config)):
+                stack.enter_context(running(stage))
+            joined(out, into, metadata(0, store_image=True))
+            driver.begin(Request(str(tmp_path), "run_", 4))
+            for image_id in range(100, 108):
+                ring.begin(image_id)[:2] = (image_id, 0)
+                ring.publish(image_id)
+                out.send(metadata(image_id, store_image=image_id % 2 == 0))
+            wait_until(lambda: not driver.busy)
+        assert (driver.ledger.complete, driver.ledger.lost) == (4, 0), driver.reason
+        with h5py.File(driver.last_master) as file:
+            assert file["entry/data/image_id"][()].tolist() == [100, 102, 104, 106]
+            assert file["entry/data/data"][:, 0, 0].tolist() == [100, 102, 104, 106]
+    finally:
+        ring.close()
 
 
 def test_images_go_on_after_the_delay_in_their_order(detector_name: str) -> None:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 
+import hdf5plugin  # noqa: F401, h5py finds its filters
 import pytest
 import zmq
 from tango import AttrQuality, DevState

@@ -91,7 +91,7 @@ def daq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daq]:
 
 
 def patiently(door: Door, macro: tuple[object, ...]) -> None:
-    """Run a macro that may need what the one before has made: the MacroServer hears of it by an event."""
+    """Run a macro that needs what the one before has made: the MacroServer hears of it by an event."""
     deadline = time.monotonic() + 20
     while True:
         try:

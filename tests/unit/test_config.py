@@ -339,6 +339,16 @@ def test_pixels_of_a_filter_lie_in_the_ring_of_its_source() -> None:
     assert chain.ring_of("delay-filter") == "blosc2"
 
 
+def test_a_gap_behind_what_leaves_images_out_is_no_loss() -> None:
+    chain = parse(
+        filters=[{"kind": "delay", "source": "roi"}],
+        compressors=[{"method": "blosc2", "source": "delay-filter"}],
+    )
+    said = {suffix: chain.leaves_images_out(suffix) for suffix in ("image", "filter", "roi", "blosc2")}
+    assert said == {"image": False, "filter": True, "roi": True, "blosc2": True}
+    assert not parse(compressors=[{"method": "blosc2"}]).leaves_images_out("blosc2")
+
+
 def test_an_option_of_the_memory_that_is_not_there_is_refused() -> None:
     allowed = "`prefault`, `huge_pages`, `lock`"
     with pytest.raises(ConfigError, match=rf"ring_memory.hugepages: .* not permitted.*{allowed}"):
