@@ -80,7 +80,7 @@ def connect(
 
 
 def connect_watched(
-    kind: int, address: str, hwm: int = PIPELINE_HWM
+    kind: int, address: str, hwm: int = PIPELINE_HWM, options: Mapping[int, int] | None = None
 ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
     """Connect a socket; returns it and a second one that tells of its connections.
 
@@ -88,6 +88,8 @@ def connect_watched(
     Close it when the first is closed. Errors as in `connect`.
     """
     handle = _socket(kind, hwm)
+    for option, value in (options or {}).items():
+        handle.setsockopt(option, value)
     events = handle.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
     _connect(handle, address)
     return handle, events
