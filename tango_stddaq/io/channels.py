@@ -29,6 +29,13 @@ def ipc_address(detector_name: str, suffix: str) -> str:
     return f"ipc://{_IPC_DIR}/{detector_name}-{suffix}"
 
 
+def remote_options(address: str) -> dict[int, int]:
+    """Return the options of a metadata channel that comes from another host; none for an ipc one."""
+    if not address.startswith("tcp://"):
+        return {}
+    return {zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES, zmq.HEARTBEAT_IVL: 1000, zmq.HEARTBEAT_TIMEOUT: 5000}
+
+
 def bind(
     kind: int,
     address: str,

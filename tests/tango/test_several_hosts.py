@@ -1,0 +1,151 @@
+"""One acquisition over three hosts: `stddaq up --host`, one Tango database, one master file."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.sim.detector import SimulatedDetector
+
+from ..conftest import eiger_config
+from ..system.hosts import Host, Network, needs_hosts
+from ..system.programs import save, wait_until
+
+pytestmark = [pytest.mark.tango, needs_hosts, pytest.mark.timeout(110)]
+
+_CLIENT = """
+import json, sys, time, tango
+device, commands = tango.DeviceProxy(sys.argv[1]), json.loads(sys.argv[2])
+for name, value in commands:
+    if name == "read":
+        print(json.dumps({key: device.read_attribute(key).value for key in value}, default=list))
+    elif name == "state":
+        print(device.state().name, device.status())
+    elif name == "run":
+        device.command_inout(value)
+    else:
+        device.write_attribute(name, value)
+"""
+
+
+class Hosts:
+    def __init__(self, network: Network, directory: Path) -> None:
+        self.network, self.directory = network, directory
+        self.hosts = [network.host(directory) for _ in range(3)]
+        addresses = [host.address for host in self.hosts]
+        self.output = directory / "output"
+        self.output.mkdir()
+        self.config: DaqConfig = eiger_config(
+            "HOSTS",
+            start_udp_port=50100,
+            number_of_writers=3,
+            ring_slots=200,
+            use_all_forwarders=True,
+            max_number_of_forwarders_spawned=2,
+            hosts={
+                "recv": {"address": addresses[0], "writers": [0]},
+                "disk1": {"address": addresses[1], "writers": [1]},
+                "disk2": {"address": addresses[2], "writers": [2]},
+            },
+        )
+        path = save(self.config, directory / "config.json")
+        tango_host = f"{addresses[0]}:11000"
+        database = self.hosts[0].start(
+            directory / "database.log",
+            Path(sys.executable).parent / "PyDatabaseds",
+            *("--host", addresses[0], "--port", "11000", "2"),
+            PYTANGO_DATABASE_NAME=":memory:",
+        )
+        database.wait_for("Ready to accept request")
+        self.tango_host = tango_host
+        self.programs = [
+            host.stddaq(
+                directory / f"{name}.log", "up", path, "--host", name, "--tango-host", tango_host,
+                "--output-root", self.output, "--log-dir", directory / f"logs-{name}",
+            )
+            for host, name in zip(self.hosts, self.config.hosts, strict=True)
+        ]  # fmt: skip
+        for program in self.programs:
+            program.wait_for("Ctrl-C ends it")
+        self.config_path = path
+        wait_until(lambda: self.ask(["state", ""]).startswith("STANDBY"), "the facade is ready", 40)
+
+    def ask(self, *commands: Any) -> str:
+        host = self.hosts[0]
+        command = ["nsenter", "-t", str(host.pid), "-n", "-m", "--", sys.executable, "-c", _CLIENT]
+        device = f"tango://{self.tango_host}/HOSTS/stddaq/facade"
+        result = subprocess.run(
+            [*command, device, json.dumps(commands)],
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    def acquire(self, n_images: int, during: Any = None) -> dict[str, Any]:
+        prefix = f"run{time.monotonic_ns()}_"
+        self.ask(
+            ["outputPath", str(self.output)], ["filePrefix", prefix], ["imageCount", n_images],
+            ["run", "Start"],
+        )  # fmt: skip
+        log = self.directory / f"{prefix}.log"
+        self.hosts[0].stddaq(log, "simulate", self.config_path, "--images", n_images, "--rate", 30)
+        if during is not None:
+            during()
+        wait_until(lambda: not self.read("acquiring"), "the acquisition ends", 40)
+        return {"file": self.read("lastFile"), **json.loads(self.read("ledger"))}
+
+    def read(self, name: str) -> Any:
+        return json.loads(self.ask(["read", [name]]))[name]
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with Network() as network:
+        yield Hosts(network, tmp_path_factory.mktemp("hosts"))
+
+
+def check_file(hosts: Hosts, path: str, ids: list[int]) -> None:
+    detector = SimulatedDetector(hosts.config)
+    with h5py.File(path) as file:
+        assert file["entry/data/image_id"][()].tolist() == ids
+        for at, image_id in enumerate(ids):
+            np.testing.assert_array_equal(file["entry/data/data"][at], detector.truth(image_id))
+
+
+def test_one_acquisition_over_three_hosts(hosts: Hosts) -> None:
+    ledger = hosts.acquire(30)
+    assert (ledger["expected"], ledger["complete"], ledger["lost"]) == (30, 30, 0), ledger
+    check_file(hosts, ledger["file"], list(range(1, 31)))
+
+
+def test_ids_that_start_again_do_not_bring_old_images(hosts: Hosts) -> None:
+    ledger = hosts.acquire(12)
+    assert (ledger["complete"], ledger["lost"]) == (12, 0), ledger
+    check_file(hosts, ledger["file"], list(range(1, 13)))
+
+
+def test_a_cable_that_is_cut_costs_images_that_the_ledger_names(hosts: Hosts) -> None:
+    """And the next acquisition is whole again."""
+    victim: Host = hosts.hosts[2]
+
+    def cut() -> None:
+        time.sleep(2.0)
+        victim.set_link(up=False)
+        time.sleep(3.0)
+        victim.set_link(up=True)
+
+    ledger = hosts.acquire(150, cut)
+    assert ledger["expected"] == 150
+    assert ledger["complete"] + ledger["incomplete"] + ledger["lost"] == 150
+    assert ledger["complete"] >= 100, ledger
+    wait_until(lambda: hosts.ask(["state", ""]).startswith("STANDBY"), "all stages answer", 20)
+    ledger = hosts.acquire(12)
+    assert (ledger["complete"], ledger["lost"]) == (12, 0), ledger
