@@ -19,7 +19,7 @@ One JSON file describes one data acquisition. Every stage reads the same file wh
 - An error names the key, its value and what is allowed. The faults of all keys come together.
 - A key that is not in these tables is kept and reported. It is not an error.
 - A key that stands twice in the file is an error.
-- The keys for forwarding, for filters and for switching the user have no effect yet: nothing here
+- The keys for filters and for switching the user have no effect yet: nothing here
   reads them. They are checked all the same, because existing programs share the file.
 """
 
@@ -69,8 +69,8 @@ def render() -> str:
     schema = config.schema()
     required = set(schema["required"])
     keys = schema["properties"]
-    names = ("LiveStreamConfig", "CompressorConfig", "RingMemoryConfig")
-    stream, compressor, memory = (schema["$defs"][name] for name in names)
+    names = ("LiveStreamConfig", "CompressorConfig", "RingMemoryConfig", "HostConfig")
+    stream, compressor, memory, host = (schema["$defs"][name] for name in names)
     parts = [
         HEAD,
         "## Mandatory keys\n",
@@ -83,6 +83,9 @@ def render() -> str:
         "## Entries of `compressors`\n",
         " ".join(compressor["description"].split()) + " See [compression](compression.md).\n",
         _table(compressor["properties"], required=set(compressor["required"])),
+        "## Entries of `hosts`\n",
+        " ".join(host["description"].split()) + "\n",
+        _table(host["properties"], required=set(host["required"])),
         "## Entries of `ring_memory`\n",
         " ".join(memory["description"].split()) + "\n",
         _table(memory["properties"]),

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _TUNSETIFF = 0x400454CA
 _TAP_WITHOUT_HEADER = 0x1002
 _FRAME_BYTES = 65536
-_LIFE_S = 110
+_LIFE_S = 300
 """A host ends by itself: nothing of a test that was killed stays."""
 
 

@@ -19,7 +19,7 @@ from ..conftest import eiger_config
 from ..system.hosts import Host, Network, needs_hosts
 from ..system.programs import save, wait_until
 
-pytestmark = [pytest.mark.tango, needs_hosts, pytest.mark.timeout(110)]
+pytestmark = [pytest.mark.tango, needs_hosts, pytest.mark.timeout(200)]
 
 _CLIENT = """
 import json, sys, time, tango
@@ -74,7 +74,7 @@ class Hosts:
             for host, name in zip(self.hosts, self.config.hosts, strict=True)
         ]  # fmt: skip
         for program in self.programs:
-            program.wait_for("Ctrl-C ends it")
+            program.wait_for("Ctrl-C ends it", 100)  # a cold start compiles
         self.config_path = path
         wait_until(lambda: self.ask(["state", ""]).startswith("STANDBY"), "the facade is ready", 40)
 
