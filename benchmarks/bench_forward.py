@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -127,9 +128,8 @@ def _start(stack: ExitStack, *arguments: str) -> None:
     stack.callback(_end, process)
 
 
-def _rate(send: "object", back: "zmq.Socket[bytes]", seconds: float) -> float:
+def _rate(send: Callable[[int], None], back: "zmq.Socket[bytes]", seconds: float) -> float:
     """Send with a few images on their way; returns how many a second come back."""
-    assert callable(send)
     image_id, deadline = 1, time.monotonic() + _PATIENCE_S
     while True:  # until everybody listens
         send(image_id)

@@ -1,6 +1,7 @@
 """What a writer on another host than the driver knows of images: when they are here, and how."""
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 from tango_stddaq.codecs import image_metadata
@@ -10,7 +11,7 @@ from tango_stddaq.io.image_source import MetadataSource
 from tango_stddaq.stages.writer_base import Messages
 
 _PATIENCE_S: Final = 2.0
-"""An image that the driver has named may be under way for so long; then it is lost."""
+"""An image that the driver has named is waited for until nothing has come for so long."""
 _RECENT_S: Final = 1.0
 
 
@@ -36,16 +37,27 @@ class Arrivals:
         self._arrived = {k: e for k, e in self._arrived.items() if self._came_s[k] > since_s}
         self._came_s = {k: self._came_s[k] for k in self._arrived}
 
-    def wait_for(self, images: Messages) -> tuple[Messages, list[int]]:
-        """Wait until images are here; returns those that came, as they are here, and the others' ids."""
+    def wait_for(
+        self, images: Messages, goes_on: Callable[[], bool] = lambda: True
+    ) -> tuple[Messages, list[int]]:
+        """Wait until images are here; returns those that came, as they are here, and the others' ids.
+
+        Parameters
+        ----------
+        goes_on
+            Called while it waits, many times a second; ends the waiting when it says False.
+        """
         deadline_s = time.monotonic() + _PATIENCE_S
         wanted = {image.image_id for image in images}
         while missing := wanted - self._arrived.keys():
             wait_s = deadline_s - time.monotonic()
+            if not goes_on():
+                break
             # Images leave a synchronizer in order: one that a newer one has overtaken does not come.
             if wait_s <= 0 or (max(missing) < self._last and not self._look(0)):
                 break
-            self._look(int(min(wait_s, 0.05) * 1000))
+            if self._look(int(min(wait_s, 0.05) * 1000)):  # a slow network is no lost image
+                deadline_s = time.monotonic() + _PATIENCE_S
         here: Messages = []
         for image in images:
             found = self._arrived.pop(image.image_id, None)

@@ -68,7 +68,7 @@ class FileWriter(WriterStage):
 
     def _store(self, images: Messages) -> None:
         if self._arrivals is not None:
-            images, missing = self._arrivals.wait_for(images)
+            images, missing = self._arrivals.wait_for(images, self._goes_on)
             if isinstance(self._file, ImageFile):
                 for image_id in missing:
                     self._file.note_lost(image_id)
@@ -77,6 +77,11 @@ class FileWriter(WriterStage):
             raise FileError(f"the ring {self.config.segment(self._suffix)} is not there")
         if isinstance(self._file, ImageFile):
             self._file.extend(images, reader)
+
+    def _goes_on(self) -> bool:
+        """Let the driver know that this writer lives while it waits; False when it shall end."""
+        self._tell_progress()
+        return not self._stop.is_set()
 
     def _close(self) -> None:
         super()._close()

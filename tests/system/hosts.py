@@ -162,6 +162,7 @@ class Host(Closing):
             said = self._process.stdout.readline()
             assert said == b"ready\n", said + self._process.stdout.read()
             run(["ip", "link", "set", link, "netns", str(self.pid)])
+            self.call("ip", "link", "set", link, "mtu", 9000)
             self.call("ip", "address", "add", f"{address}/24", "dev", link)
             self.set_link(up=True)
         except BaseException:

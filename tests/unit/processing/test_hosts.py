@@ -107,5 +107,5 @@ def test_hosts_that_do_not_fit_are_refused(
 def test_an_unknown_host_is_named_with_those_there_are(detector_name: str) -> None:
     config = config_of(detector_name)
     check_host(config, "disk1")
-    with pytest.raises(ConfigError, match="host 'disk9': allowed.*recv, disk1, disk2"):
+    with pytest.raises(ConfigError, match=r"host 'disk9': allowed.*recv, disk1, disk2"):
         check_host(config, "disk9")
