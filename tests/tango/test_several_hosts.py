@@ -1,6 +1,7 @@
 """One acquisition over three hosts: `stddaq up --host`, one Tango database, one master file."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -22,21 +23,19 @@ from ..system.programs import save, wait_until
 pytestmark = [pytest.mark.tango, needs_hosts, pytest.mark.timeout(200)]
 
 _CLIENT = """
-import json, sys, time, tango
-if len(sys.argv) > 3:
-    device = tango.DeviceProxy(sys.argv[3])
-    print(device.nActiveConnections)
-    sys.exit()
-device, commands = tango.DeviceProxy(sys.argv[1]), json.loads(sys.argv[2])
-for name, value in commands:
-    if name == "read":
-        print(json.dumps({key: device.read_attribute(key).value for key in value}, default=list))
-    elif name == "state":
-        print(device.state().name, device.status())
+import json, sys, tango
+for line in sys.stdin:
+    device, name, value = json.loads(line)
+    proxy = tango.DeviceProxy(device)
+    if name == "state":
+        answer = proxy.state().name
     elif name == "run":
-        device.command_inout(value)
+        answer = proxy.command_inout(value)
+    elif name == "write":
+        answer = [proxy.write_attribute(*pair) for pair in value.items()]
     else:
-        device.write_attribute(name, value)
+        answer = proxy.read_attribute(value).value
+    print(json.dumps(answer, default=list), flush=True)
 """
 
 
@@ -85,31 +84,43 @@ class Hosts:
         for program in self.programs:
             program.wait_for("Ctrl-C ends it", 100)  # a cold start compiles
         self.config_path = path
-        wait_until(lambda: self.ask(["state", ""]).startswith("STANDBY"), "the facade is ready", 40)
-
-        for part in range(2):
-            wait_until(lambda part=part: self.listeners(part) == 2, "both hosts listen", 40)
-
-    def listeners(self, part: int) -> int:
-        return int(self.ask(sender=f"tango://{self.tango_host}/HOSTS/stddaq/stream-send-{part}"))
-
-    def ask(self, *commands: Any, sender: str = "") -> str:
-        host = self.hosts[0]
-        command = ["nsenter", "-t", str(host.pid), "-n", "-m", "--", sys.executable, "-c", _CLIENT]
-        device = f"tango://{self.tango_host}/HOSTS/stddaq/facade"
-        result = subprocess.run(
-            [*command, device, json.dumps(commands), *([sender] if sender else [])],
-            capture_output=True, text=True, timeout=30, check=False,
+        inside = ["nsenter", "-t", str(self.hosts[0].pid), "-n", "-m", "--"]
+        self.client = subprocess.Popen(
+            [*inside, sys.executable, "-c", _CLIENT],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        assert result.returncode == 0, result.stderr
-        return result.stdout
+        wait_until(lambda: self.ask("facade", "state") == "STANDBY", "the facade is ready", 40)
+        for part in range(2):
+            sender = f"stream-send-{part}"
+            wait_until(
+                lambda sender=sender: self.ask(sender, "read", "nActiveConnections") == 2,
+                "both hosts listen",
+                40,
+            )
+
+    def ask(self, device: str, what: str, value: Any = None) -> Any:
+        assert self.client.stdin is not None
+        assert self.client.stdout is not None
+        name = f"tango://{self.tango_host}/HOSTS/stddaq/{device}"
+        self.client.stdin.write(json.dumps([name, what, value]) + "\n")
+        self.client.stdin.flush()
+        return json.loads(self.client.stdout.readline())
+
+    def close(self) -> None:
+        if hasattr(self, "client"):
+            self.client.communicate(timeout=10)
+        for program in self.programs:
+            program.process.send_signal(signal.SIGINT)
+        for program in self.programs:
+            program.process.wait(20)
 
     def acquire(self, n_images: int, during: Any = None) -> dict[str, Any]:
         prefix = f"run{time.monotonic_ns()}_"
         self.ask(
-            ["outputPath", str(self.output)], ["filePrefix", prefix], ["imageCount", n_images],
-            ["run", "Start"],
+            "facade", "write",
+            {"outputPath": str(self.output), "filePrefix": prefix, "imageCount": n_images},
         )  # fmt: skip
+        self.ask("facade", "run", "Start")
         log = self.directory / f"{prefix}.log"
         self.hosts[0].stddaq(log, "simulate", self.config_path, "--images", n_images, "--rate", 20)
         if during is not None:
@@ -118,13 +129,17 @@ class Hosts:
         return {"file": self.read("lastFile"), **json.loads(self.read("ledger"))}
 
     def read(self, name: str) -> Any:
-        return json.loads(self.ask(["read", [name]]))[name]
+        return self.ask("facade", "read", name)
 
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     with Network() as network:
-        yield Hosts(network, tmp_path_factory.mktemp("hosts"))
+        made = Hosts(network, tmp_path_factory.mktemp("hosts"))
+        try:
+            yield made
+        finally:
+            made.close()
 
 
 def check_file(hosts: Hosts, path: str, ids: list[int]) -> None:
@@ -161,6 +176,6 @@ def test_a_cable_that_is_cut_costs_images_that_the_ledger_names(hosts: Hosts) ->
     assert ledger["expected"] == 120
     assert ledger["complete"] + ledger["incomplete"] + ledger["lost"] == 120
     assert ledger["complete"] >= 60, ledger
-    wait_until(lambda: hosts.ask(["state", ""]).startswith("STANDBY"), "all stages answer", 20)
+    wait_until(lambda: hosts.ask("facade", "state") != "FAULT", "all stages answer", 20)
     ledger = hosts.acquire(12)
     assert (ledger["complete"], ledger["lost"]) == (12, 0), ledger
