@@ -50,10 +50,9 @@ def run(quick: bool) -> list[Result]:
     rounds, seconds = (2, 0.5) if quick else (5, 1.5)
     results = []
     for shape in _SHAPES:
-        bare = [_bare(shape, seconds) for _ in range(rounds)]
-        limit = statistics.median(bare)
+        limit = statistics.median(_bare(shape, rounds, seconds))
         for parts in (1, 2):
-            found = statistics.median(_stages(shape, parts, seconds) for _ in range(rounds))
+            found = statistics.median(_stages(shape, parts, rounds, seconds))
             results.append(
                 Result(
                     f"forward/{shape[0]}x{shape[1]} parts {parts}",
@@ -67,7 +66,7 @@ def run(quick: bool) -> list[Result]:
     return results
 
 
-def _bare(shape: tuple[int, int], seconds: float) -> float:
+def _bare(shape: tuple[int, int], rounds: int, seconds: float) -> list[float]:
     pixels = [
         np.random.default_rng(i).integers(0, 16, 2 * shape[0] * shape[1], np.uint8) for i in range(8)
     ]
@@ -85,10 +84,10 @@ def _bare(shape: tuple[int, int], seconds: float) -> float:
             out.send(image_metadata.encode(_image(shape, image_id)), zmq.SNDMORE)
             out.send(pixels[image_id % 8], copy=False)
 
-        return _rate(send, back, seconds)
+        return _rates(send, back, rounds, seconds)
 
 
-def _stages(shape: tuple[int, int], parts: int, seconds: float) -> float:
+def _stages(shape: tuple[int, int], parts: int, rounds: int, seconds: float) -> list[float]:
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         first = _config(shape, parts)
         second = first.model_copy(update={"detector_name": f"{first.detector_name}-2"})
@@ -119,7 +118,7 @@ def _stages(shape: tuple[int, int], parts: int, seconds: float) -> float:
             ring.publish(image_id)
             out.send(image_metadata.encode(_image(shape, image_id)))
 
-        return _rate(send, back, seconds)
+        return _rates(send, back, rounds, seconds)
 
 
 def _start(stack: ExitStack, *arguments: str) -> None:
@@ -128,33 +127,35 @@ def _start(stack: ExitStack, *arguments: str) -> None:
     stack.callback(_end, process)
 
 
-def _rate(send: Callable[[int], None], back: "zmq.Socket[bytes]", seconds: float) -> float:
-    """Send with a few images on their way; returns how many a second come back."""
+def _rates(
+    send: Callable[[int], None], back: "zmq.Socket[bytes]", rounds: int, seconds: float
+) -> list[float]:
+    """Send with a few images on their way; returns how many a second come back, for each round."""
     image_id, deadline = 1, time.monotonic() + _PATIENCE_S
-    while True:  # until everybody listens
+    while not back.poll(200):  # until everybody listens
         send(image_id)
         image_id += 1
-        if back.poll(200):
-            break
         if time.monotonic() > deadline:
             raise RuntimeError("nothing comes back")
     time.sleep(1.5)  # late subscriptions, and images that went on incomplete
     while back.poll(300):
         back.recv()
-    under_way = n_back = 0
-    started = time.monotonic()
-    while time.monotonic() - started < seconds:
-        while under_way < _WINDOW:
-            send(image_id)
-            image_id += 1
-            under_way += 1
-        if not back.poll(int(_PATIENCE_S * 1000)):
-            raise RuntimeError("images were lost")
-        while back.poll(0):
-            back.recv()
-            under_way -= 1
-            n_back += 1
-    return n_back / (time.monotonic() - started)
+    under_way, rates = 0, []
+    for _ in range(rounds):
+        n_back, started = 0, time.monotonic()
+        while time.monotonic() - started < seconds:
+            while under_way < _WINDOW:
+                send(image_id)
+                image_id += 1
+                under_way += 1
+            if not back.poll(int(_PATIENCE_S * 1000)):
+                raise RuntimeError("images were lost")
+            while back.poll(0):
+                back.recv()
+                under_way -= 1
+                n_back += 1
+        rates.append(n_back / (time.monotonic() - started))
+    return rates
 
 
 def _config(shape: tuple[int, int], parts: int) -> DaqConfig:
