@@ -19,8 +19,6 @@ One JSON file describes one data acquisition. Every stage reads the same file wh
 - An error names the key, its value and what is allowed. The faults of all keys come together.
 - A key that is not in these tables is kept and reported. It is not an error.
 - A key that stands twice in the file is an error.
-- The keys for forwarding have no effect yet: nothing here reads them. They are checked all the same,
-  because existing programs share the file.
 """
 
 SIZES: Final = """## What follows from them
@@ -76,8 +74,9 @@ def render() -> str:
         "OwnStageConfig",
         "RingMemoryConfig",
         "InfluxConfig",
+        "HostConfig",
     )
-    stream, compressor, filters, own, memory, influx = (schema["$defs"][name] for name in names)
+    stream, compressor, filters, own, memory, influx, host = (schema["$defs"][name] for name in names)
     parts = [
         HEAD,
         "## Mandatory keys\n",
@@ -96,6 +95,9 @@ def render() -> str:
         "## Entries of `stages`\n",
         " ".join(own["description"].split()) + " See [a stage of your own](own-stage.md).\n",
         _table(own["properties"], required=set(own["required"])),
+        "## Entries of `hosts`\n",
+        " ".join(host["description"].split()) + "\n",
+        _table(host["properties"], required=set(host["required"])),
         "## Entries of `ring_memory`\n",
         " ".join(memory["description"].split()) + "\n",
         _table(memory["properties"]),

@@ -157,6 +157,20 @@ class OwnStageConfig(BaseModel):
         return "StdDaq" + "".join(part.capitalize() for part in self.stage.split("-"))
 
 
+class HostConfig(BaseModel):
+    """One server of an acquisition that runs on several; see [several servers](servers.md)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    address: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,252}$",
+        description="IP address or name by which the other servers reach it.",
+    )
+    writers: tuple[Annotated[int, Field(ge=0, lt=256)], ...] = Field(
+        default=(), description="File writers that run there."
+    )
+
+
 class RingMemoryConfig(BaseModel):
     """How every stage maps the rings: options for a server that has its memory to itself.
 
@@ -322,6 +336,17 @@ class DaqConfig(BaseModel):
         description="Addition of tango_stddaq: suffix of the images that go to the files: `image`, or "
         "that of a compressor, a filter or a stage of your own.",
     )
+    hosts: dict[Annotated[str, Field(pattern=_SUFFIX)], HostConfig] = Field(
+        default_factory=dict,
+        description="Addition of tango_stddaq: name to address and writers of each server, where there "
+        "are several. The first receives from the detector.",
+    )
+    forward_port: int = Field(
+        default=7100,
+        ge=1024,
+        le=65535,
+        description="Addition of tango_stddaq: first TCP port of those between servers.",
+    )
     ring_memory: RingMemoryConfig = Field(
         default_factory=RingMemoryConfig,
         description="Addition of tango_stddaq: how the rings lie in memory: `prefault`, `huge_pages`, "
@@ -436,6 +461,23 @@ class DaqConfig(BaseModel):
                 raise ValueError(f"stages {at}: stage {entry.stage!r} stands there twice")
             if entry.source == entry.stage:
                 raise ValueError(f"stages {at}: source {entry.source!r}: it waits for itself")
+        return self
+
+    @model_validator(mode="after")
+    def _hosts_fit(self) -> "DaqConfig":
+        if not self.hosts:
+            return self
+        placed = sorted(writer for host in self.hosts.values() for writer in host.writers)
+        if placed != list(range(self.number_of_writers)):
+            raise ValueError(
+                f"hosts: writers {placed} have a place; allowed is one for each of the "
+                f"{self.number_of_writers} writers from 0 (number_of_writers)"
+            )
+        last = self.forward_port + self.max_number_of_forwarders_spawned + 2 * self.number_of_writers
+        if last > 65535:
+            raise ValueError(f"forward_port {self.forward_port}: last port is {last}, allowed is 65535")
+        if self.compressors:
+            raise ValueError("compressors: allowed are none where there are several hosts")
         return self
 
     @property

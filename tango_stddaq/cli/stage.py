@@ -323,6 +323,60 @@ for _entry in entry_points(group="tango_stddaq.stages"):
     _own_stage(_entry.name)
 
 
+SenderAddress = Annotated[str, typer.Argument(metavar="ADDRESS", help="Of the sender: tcp://HOST:PORT.")]
+PartNumber = Annotated[int, typer.Argument(metavar="PART", min=0, help="Which part, from 0.")]
+
+
+@stage_command("stream-send")
+def stream_send(
+    config: Config,
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="To bind: tcp://HOST:PORT.")],
+    part: PartNumber,
+    source_suffix: Source = "image",
+) -> None:
+    """Send a part of every image to another server; ends at once if the part is empty."""
+    from tango_stddaq.stages.stream_send import StreamSend  # noqa: PLC0415
+
+    stage = StreamSend(load(config), address, part, source_suffix)
+    if stage.part is not None:
+        run(stage)
+
+
+@stage_command("stream-receive")
+def stream_receive(config: Config, address: SenderAddress, part: PartNumber) -> None:
+    """Receive a part of every image from another server; ends at once if the part is empty."""
+    from tango_stddaq.stages.stream_receive import StreamReceive  # noqa: PLC0415
+
+    stage = StreamReceive(load(config), address, part)
+    if stage.part is not None:
+        run(stage)
+
+
+@stage_command("sync-stream")
+def sync_stream(config: Config) -> None:
+    """Join the parts of received images; ends at once if images come whole."""
+    from tango_stddaq.stages.stream_sync import StreamSync  # noqa: PLC0415
+
+    stage = StreamSync(load(config))
+    if stage.active:
+        run(stage)
+
+
+@stage_command("sync-metadata")
+def sync_metadata(
+    config: Config,
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS", help="Of the metadata stream: tcp://HOST:PORT.")
+    ],
+) -> None:
+    """Put whole received images in order; ends at once if images come in parts."""
+    from tango_stddaq.stages.stream_sync import MetadataSync  # noqa: PLC0415
+
+    stage = MetadataSync(load(config), address)
+    if stage.active:
+        run(stage)
+
+
 def modules_of(text: str) -> tuple[int, ...] | None:
     """Read the MODULE argument; a wrong one prints usage."""
     from tango_stddaq.stages.udp_receiver import parse_modules  # noqa: PLC0415

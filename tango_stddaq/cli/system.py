@@ -15,6 +15,7 @@ from tango_stddaq import config as config_module
 from tango_stddaq.cli.rest import REST_PORT, WEBSOCKET_PORT, RestPort, WebSocketPort, require_extra
 from tango_stddaq.config import CAMERAS, DaqConfig
 from tango_stddaq.errors import ConfigError, FileError
+from tango_stddaq.processing.hosts import check_host
 from tango_stddaq.sim import demo_config
 
 if TYPE_CHECKING:  # Tango is loaded only by the commands that speak it
@@ -97,6 +98,9 @@ def up(
         typer.Option(help="Directory below which files may be written; repeat for more. None: any."),
     ] = None,
     log_dir: Annotated[Path, typer.Option(help="Directory of the servers' logs.")] = Path("logs"),
+    host: Annotated[
+        str, typer.Option(help="Which of `hosts` in CONFIG this machine is: starts what belongs there.")
+    ] = "",
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Add a device that plays the detector, ready to start.")
     ] = False,
@@ -114,6 +118,7 @@ def up(
         require_extra()
     config = config.resolve()
     loaded = config_module.load(config)
+    _check_hosts(loaded, host, tango_host)
     missing = [str(root) for root in output_root or [] if not root.is_dir()]
     if missing:
         raise ConfigError(f"--output-root {', '.join(missing)}: is no directory; create it first")
@@ -127,6 +132,7 @@ def up(
             log_dir.resolve(),
             tango_host,
             on_progress=lambda what: status.update(f"starting {what}"),
+            host=host,
         )
         system.__enter__()
     try:
@@ -153,6 +159,14 @@ def up(
         system.__exit__(None, None, None)
 
 
+def _check_hosts(config: DaqConfig, host: str, tango_host: str) -> None:
+    """Several hosts need a name for this one, and a Tango database that all of them reach."""
+    if host or config.hosts:
+        check_host(config, host)
+        if not tango_host:
+            raise ConfigError("--tango-host: is missing; the hosts need one Tango database: HOST:PORT")
+
+
 def _input(config: DaqConfig) -> str:
     if config.detector_type in CAMERAS:
         return f"Images: from {config.camera_address} ({config.camera_protocol})"
@@ -168,7 +182,7 @@ def _simulator_hint(device: str) -> str:
 def _overview(system: "System") -> str:
     """Return a line a device; never cut, so that names can be copied from a narrow terminal."""
     rows = [("device", "class", "state", "address")]
-    for server in system.plan.servers:
+    for server in system.servers:
         proxy = system.device(server)
         address = proxy.address if server.tango_class == "StdDaqLiveStream" else ""
         rows.append((server.device, server.tango_class, proxy.state().name, address))

@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Final
 
 from tango_stddaq.config import CAMERAS, DaqConfig, FilterConfig, OwnStageConfig
 from tango_stddaq.detectors.registry import detector_of
+from tango_stddaq.processing.hosts import first_host, order_port, sender_port, writers_of
+from tango_stddaq.processing.parts import part_of
 from tango_stddaq.stages.converting import module_label
 
 MODULES_PER_RECEIVER: Final = 18
 """One receiver process serves so many modules; 72 half modules of an Eiger 9M need four."""
+_WRITES_FILES: Final = ("StdDaqFileWriter", "StdDaqMetaWriter", "StdDaqWriterDriver")
 DEFAULT_STREAM: Final = "tcp://127.0.0.1:*"
 """Where no live stream is configured there is one all the same, for the preview."""
 
@@ -25,6 +29,8 @@ class ServerPlan:
         Name of the Tango class; the server executable has the same name.
     module
         Python module that runs the server.
+    host
+        Which of `hosts` in the configuration it runs on; "" where there is only one.
     arguments
         Of the module, before the instance.
     """
@@ -34,6 +40,7 @@ class ServerPlan:
     instance: str
     device: str
     properties: dict[str, list[str]] = field(default_factory=dict)
+    host: str = ""
     arguments: tuple[str, ...] = ()
 
     @property
@@ -86,38 +93,45 @@ def plan(
     instance = config.detector_name
     common = {"ConfigFile": [str(config_file)]}
 
-    def stage(kind: str, module: str, number: int, **properties: str) -> ServerPlan:
+    first = first_host(config)
+
+    def stage(kind: str, module: str, number: int, host: str = first, **properties: str) -> ServerPlan:
         return ServerPlan(
             kind,
             f"tango_stddaq.devices.{module}",
             f"{instance}-{number}",
             f"{family}/{module.replace('_', '-')}-{number}",
             {**common, **{name: [value] for name, value in properties.items()}},
+            host,
         )
 
     addresses = list(config.live_stream_configs) or [DEFAULT_STREAM]
     writers = [
         stage("StdDaqFileWriter", "file_writer", i, WriterId=str(i), Suffix=config.writer_source)
-        for i in range(config.number_of_writers)
+        for i in writers_of(config, first)
     ]
     driver = stage("StdDaqWriterDriver", "writer_driver", 0, Suffix=config.writer_source)
-    if config.detector_type == "gigafrost" and writers:
+    if config.detector_type == "gigafrost" and config.number_of_writers:
         writers.append(stage("StdDaqMetaWriter", "meta_writer", 0))
         driver.properties["MetadataWriter"] = ["true"]
-    for entry in (*writers, driver):
-        entry.properties["OutputRoots"] = list(output_roots)
+    others = _other_hosts(config, stage)
+    for entry in (*writers, driver, *others):
+        if entry.tango_class in _WRITES_FILES:
+            entry.properties["OutputRoots"] = list(output_roots)
     streams = [
         stage("StdDaqLiveStream", "live_stream", i, Address=address, **_source_of(config, address))
         for i, address in enumerate(addresses)
     ]
-    own = [_own_stage(entry, family, instance, common) for entry in config.stages]
+    own = [_own_stage(entry, family, instance, common, first) for entry in config.stages]
     filters = [_filter(entry, stage) for entry in config.filters]
     compressors = [
         stage("StdDaqCompressor", "compressor", i, Method=entry.method)
         for i, entry in enumerate(config.compressors)
     ]
     # A compressor owns the ring that writers attach, and comes before them.
-    consumers = [*filters, *own, *compressors, *writers, driver, *streams]
+    consumers = [
+        *filters, *own, *compressors, *writers, driver, *streams, *_senders(config, stage), *others,
+    ]  # fmt: skip
     if config.detector_type in CAMERAS:
         # Its receiver owns the ring, but sends nothing before a consumer listens.
         source = _camera_receiver(config, stage)
@@ -142,6 +156,7 @@ def plan(
             "PreviewDevice": [streams[0].device],
             "SourceDevice": [source.device],
         },
+        first,
     )
     simulator = ServerPlan(
         "StdDaqSimulator",
@@ -149,6 +164,7 @@ def plan(
         instance,
         f"{family}/simulator",
         common,
+        first,
     )
     return SystemPlan(tuple(stages), facade, simulator if simulate else None)
 
@@ -168,7 +184,7 @@ def _filter(entry: FilterConfig, stage: Callable[..., ServerPlan]) -> ServerPlan
 
 
 def _own_stage(
-    entry: OwnStageConfig, family: str, instance: str, common: dict[str, list[str]]
+    entry: OwnStageConfig, family: str, instance: str, common: dict[str, list[str]], host: str
 ) -> ServerPlan:
     return ServerPlan(
         entry.tango_class,
@@ -176,8 +192,67 @@ def _own_stage(
         instance,
         f"{family}/{entry.stage}",
         {**common, "Suffix": [entry.source]},
+        host,
         (entry.stage,),
     )
+
+
+def _parts(config: DaqConfig) -> list[int]:
+    """Return the numbers of the senders, where there are hosts to send to."""
+    if len(config.hosts) < 2:
+        return []
+    every = range(config.max_number_of_forwarders_spawned)
+    return [number for number in every if part_of(config, number) is not None]
+
+
+def _senders(config: DaqConfig, stage: Callable[..., ServerPlan]) -> list[ServerPlan]:
+    """Return what the first host sends images with."""
+    senders = [
+        stage(
+            "StdDaqStreamSend",
+            "stream_send",
+            number,
+            Address=f"tcp://*:{sender_port(config, number)}",
+            Part=str(number),
+        )
+        for number in _parts(config)
+    ]
+    if senders and config.sender_sends_full_images:
+        address = f"tcp://*:{order_port(config)}"
+        senders.append(stage("StdDaqMetadataStream", "metadata_stream", 0, Address=address))
+    return senders
+
+
+def _other_hosts(config: DaqConfig, stage: Callable[..., ServerPlan]) -> list[ServerPlan]:
+    """Return what runs on all hosts but the first: synchronizer, writers, receivers of images."""
+    stages: list[ServerPlan] = []
+    numbers = count()
+    for at, host in enumerate(list(config.hosts)[1:]):
+        source = f"tcp://{config.hosts[first_host(config)].address}"
+        if config.sender_sends_full_images:
+            address = f"{source}:{order_port(config)}"
+            sync = stage("StdDaqMetadataSync", "metadata_sync", at, host, Address=address)
+        else:
+            sync = stage("StdDaqStreamSync", "stream_sync", at, host)
+        writers = [
+            stage(
+                "StdDaqFileWriter", "file_writer", i, host, WriterId=str(i), Suffix=config.writer_source
+            )
+            for i in writers_of(config, host)
+        ]
+        receivers = [
+            stage(
+                "StdDaqStreamReceive",
+                "stream_receive",
+                next(numbers),
+                host,
+                Address=f"{source}:{sender_port(config, part)}",
+                Part=str(part),
+            )
+            for part in _parts(config)
+        ]
+        stages += [sync, *writers, *receivers]
+    return stages
 
 
 def _groups(modules: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -42,6 +42,8 @@ class System:
         HOST:PORT of a Tango database to use; "" starts an embedded one.
     on_progress
         Called with what is being started.
+    host
+        Which of `hosts` this machine is: only its servers are started.
     """
 
     def __init__(
@@ -51,12 +53,16 @@ class System:
         log_dir: Path,
         tango_host: str = "",
         on_progress: Progress = lambda _text: None,
+        host: str = "",
     ) -> None:
         self.config = config
         self.plan = system_plan
         self.log_dir = log_dir
         self.tango_host = tango_host
         self._on_progress = on_progress
+        self.host = host
+        self.servers = tuple(server for server in system_plan.servers if server.host == host)
+        """Those that run here."""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: list[IO[bytes]] = []
 
@@ -78,19 +84,21 @@ class System:
         # Every Tango client of this process talks to that database from now on.
         os.environ["TANGO_HOST"] = self.tango_host
         self._register()
-        for server in self.plan.stages:
+        facade, simulator = self.plan.facade, self.plan.simulator
+        stages = [s for s in self.servers if s not in (facade, simulator)]
+        for server in stages:
             self._start_server(server)
-        for server in self.plan.stages:
+        for server in stages:
             self._on_progress(server.device)
             self._await(server)
-        self._start_server(self.plan.facade)
-        self._on_progress(self.plan.facade.device)
-        self._await(self.plan.facade)
-        self._await_state(self.plan.facade)
-        if self.plan.simulator is not None:
-            self._start_server(self.plan.simulator)
-            self._on_progress(self.plan.simulator.device)
-            self._await(self.plan.simulator)
+        for last in (facade, simulator):
+            if last is None or last not in self.servers:
+                continue
+            self._start_server(last)
+            self._on_progress(last.device)
+            self._await(last)
+            if last == facade and not self.host:  # else other hosts may come later
+                self._await_state(facade)
 
     def _start_database(self) -> str:
         executable = Path(sys.executable).parent / "PyDatabaseds"
@@ -113,7 +121,7 @@ class System:
 
     def _register(self) -> None:
         database = tango.Database(*self.tango_host.rsplit(":", 1))
-        for server in self.plan.servers:
+        for server in self.servers:
             info = tango.DbDevInfo()
             info.name, info._class, info.server = server.device, server.tango_class, server.server
             database.add_device(info)
@@ -121,6 +129,9 @@ class System:
 
     def _start_server(self, server: ServerPlan) -> None:
         command = [sys.executable, "-m", server.module, *server.arguments, server.instance]
+        if self.host:  # the address that clients on other hosts reach it by
+            address = self.config.hosts[self.host].address
+            command += ["-ORBendPoint", f"giop:tcp:{address}:0"]
         environment = {**processes.leash_environment(), "TANGO_HOST": self.tango_host}
         self._spawn(server.server, command, environment)
 

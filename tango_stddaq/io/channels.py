@@ -29,6 +29,13 @@ def ipc_address(detector_name: str, suffix: str) -> str:
     return f"ipc://{_IPC_DIR}/{detector_name}-{suffix}"
 
 
+def remote_options(address: str) -> dict[int, int]:
+    """Return the options of a metadata channel that comes from another host; none for an ipc one."""
+    if not address.startswith("tcp://"):
+        return {}
+    return {zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES, zmq.HEARTBEAT_IVL: 1000, zmq.HEARTBEAT_TIMEOUT: 5000}
+
+
 def bind(
     kind: int,
     address: str,
@@ -80,7 +87,7 @@ def connect(
 
 
 def connect_watched(
-    kind: int, address: str, hwm: int = PIPELINE_HWM
+    kind: int, address: str, hwm: int = PIPELINE_HWM, options: Mapping[int, int] | None = None
 ) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
     """Connect a socket; returns it and a second one that tells of its connections.
 
@@ -88,6 +95,8 @@ def connect_watched(
     Close it when the first is closed. Errors as in `connect`.
     """
     handle = _socket(kind, hwm)
+    for option, value in (options or {}).items():
+        handle.setsockopt(option, value)
     events = handle.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
     _connect(handle, address)
     return handle, events

@@ -178,7 +178,7 @@ class ImageFile(Closing):
         tickets = [reader.ticket(image.image_id) for image in images]
         n_there = next((k for k, ticket in enumerate(tickets) if ticket is None), len(images))
         if n_there == 0:
-            self._lose(images[0].image_id)
+            self.note_lost(images[0].image_id)
             return 1
         there = images[:n_there]
         self._write(there, [reader.slot(image.image_id) for image in there])
@@ -186,7 +186,7 @@ class ImageFile(Closing):
             ticket = tickets[k]
             if ticket is None or not reader.still(image.image_id, ticket):
                 # Its place is taken by the next image; those behind it are written again.
-                self._lose(image.image_id)
+                self.note_lost(image.image_id)
                 return k + 1
             self._note(image, reader)
         return n_there
@@ -210,7 +210,7 @@ class ImageFile(Closing):
         self._check_fits(image)
         part = np.empty(image.size, np.uint8)
         if not reader.copy(image.image_id, part):
-            self._lose(image.image_id)
+            self.note_lost(image.image_id)
             return
         pixels = part
         if image.size != self._sizes.slot_bytes:
@@ -232,7 +232,7 @@ class ImageFile(Closing):
             self._packed = np.empty(self._sizes.slot_bytes, np.uint8)  # once: new pages cost time
         part = self._packed[: image.size]
         if not reader.copy(image.image_id, part):
-            self._lose(image.image_id)
+            self.note_lost(image.image_id)
             return
         chunk = _chunk_of(part, self._compression)
         self._start_chunk(len(chunk))
@@ -281,7 +281,8 @@ class ImageFile(Closing):
             if reader.still(image_id, ticket):
                 self._masks.append((image_id, mask))
 
-    def _lose(self, image_id: int) -> None:
+    def note_lost(self, image_id: int) -> None:
+        """Note an image that cannot be stored, because its pixels are not there."""
         self._lost.add(image_id)
         self.n_lost += 1
 

@@ -15,6 +15,7 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import FileError
 from tango_stddaq.io import channels
 from tango_stddaq.io.creation import FileRules
+from tango_stddaq.processing.hosts import writer_channels
 from tango_stddaq.stages.base import TURN_S, Stage
 from tango_stddaq.stats import Counter
 
@@ -108,12 +109,14 @@ class WriterStage(Stage):
 
     def _open(self) -> None:
         name = self.config.detector_name
-        self._out = channels.bind(
-            zmq.PUSH, channels.ipc_address(name, f"writer-{self._channel}"), channels.DRIVER_HWM
+        remote = writer_channels(self.config, int(self._channel)) if self._channel.isdecimal() else None
+        driver, writer = remote or (
+            channels.ipc_address(name, f"driver-{self._channel}"),
+            channels.ipc_address(name, f"writer-{self._channel}"),
         )
-        self._in = channels.connect(
-            zmq.PULL, channels.ipc_address(name, f"driver-{self._channel}"), channels.DRIVER_HWM
-        )
+        self._out = channels.bind(zmq.PUSH, writer, channels.DRIVER_HWM)
+        options = channels.remote_options(driver)
+        self._in = channels.connect(zmq.PULL, driver, channels.DRIVER_HWM, options)
 
     def _turn(self) -> None:
         if self._in is None:

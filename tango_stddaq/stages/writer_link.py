@@ -10,6 +10,7 @@ from tango_stddaq.codecs import writer_action
 from tango_stddaq.codecs.writer_action import Action, RecordImage, Response
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.io import channels
+from tango_stddaq.processing.hosts import writer_channels
 
 
 class WriterLink:
@@ -32,11 +33,13 @@ class WriterLink:
     def __init__(self, config: DaqConfig, writer_id: int | str) -> None:
         name = config.detector_name
         self.writer_id = writer_id
-        self._out = channels.bind(
-            zmq.PUSH, channels.ipc_address(name, f"driver-{writer_id}"), channels.DRIVER_PUSH_HWM
+        addresses = writer_channels(config, writer_id) or (
+            channels.ipc_address(name, f"driver-{writer_id}"),
+            channels.ipc_address(name, f"writer-{writer_id}"),
         )
+        self._out = channels.bind(zmq.PUSH, addresses[0], channels.DRIVER_PUSH_HWM)
         self._replies, self._events = channels.connect_watched(
-            zmq.PULL, channels.ipc_address(name, f"writer-{writer_id}"), channels.DRIVER_HWM
+            zmq.PULL, addresses[1], channels.DRIVER_HWM, channels.remote_options(addresses[1])
         )
         self._is_connected = False
         self.failure: str | None = None

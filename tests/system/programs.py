@@ -60,12 +60,12 @@ class Program:
     def output(self) -> str:
         return self.log.read_text()
 
-    def wait_for(self, text: str) -> None:
+    def wait_for(self, text: str, timeout_s: float = PATIENCE_S) -> None:
         def seen() -> bool:
             assert self.process.poll() is None or text in self.output, self.output
             return text in self.output
 
-        wait_until(seen, f"{text!r} in the output")
+        wait_until(seen, f"{text!r} in the output", timeout_s)
 
     def end(self, number: int = signal.SIGTERM, timeout_s: float = 20) -> tuple[int, float]:
         """Send a signal; returns the exit code and the seconds until the end."""

@@ -38,6 +38,8 @@ def error_of(**changes: Any) -> str:
 def test_defaults_are_those_of_the_contract() -> None:
     defaults = parse().model_dump(exclude=set(MANDATORY))
     assert defaults == {
+        "hosts": {},
+        "forward_port": 7100,
         "log_level": "info",
         "stats_collection_period": 10,
         "ram_buffer_gb": 0,

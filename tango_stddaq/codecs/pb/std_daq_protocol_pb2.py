@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16std_daq_protocol.proto\x12\x10std_daq_protocol\"\x8d\x01\n\x0fGFImageMetadata\x12\x0f\n\x07scan_id\x18\x01 \x01(\r\x12\x11\n\tscan_time\x18\x02 \x01(\r\x12\x11\n\tsync_time\x18\x03 \x01(\r\x12\x17\n\x0f\x66rame_timestamp\x18\x04 \x01(\x04\x12\x15\n\rexposure_time\x18\x05 \x01(\x04\x12\x13\n\x0bstore_image\x18\x06 \x01(\x08\"\"\n\x0fJFImageMetadata\x12\x0f\n\x07\x64\x61q_rec\x18\x01 \x01(\x04\"\"\n\x0f\x45GImageMetadata\x12\x0f\n\x07\x65xptime\x18\x01 \x01(\x04\"b\n\x10PcoImageMetadata\x12\x1c\n\x14global_timestamp_sec\x18\x01 \x01(\x04\x12\x1b\n\x13global_timestamp_ns\x18\x02 \x01(\x04\x12\x13\n\x0b\x62sread_name\x18\x03 \x01(\t\"\x9e\x04\n\rImageMetadata\x12\x10\n\x08image_id\x18\x01 \x01(\x04\x12\x0e\n\x06height\x18\x02 \x01(\x04\x12\r\n\x05width\x18\x03 \x01(\x04\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x33\n\x05\x64type\x18\x05 \x01(\x0e\x32$.std_daq_protocol.ImageMetadataDtype\x12\x35\n\x06status\x18\x06 \x01(\x0e\x32%.std_daq_protocol.ImageMetadataStatus\x12?\n\x0b\x63ompression\x18\x07 \x01(\x0e\x32*.std_daq_protocol.ImageMetadataCompression\x12/\n\x02gf\x18\x08 \x01(\x0b\x32!.std_daq_protocol.GFImageMetadataH\x00\x12/\n\x02jf\x18\t \x01(\x0b\x32!.std_daq_protocol.JFImageMetadataH\x00\x12/\n\x02\x65g\x18\n \x01(\x0b\x32!.std_daq_protocol.EGImageMetadataH\x00\x12\x31\n\x03pco\x18\x0b \x01(\x0b\x32\".std_daq_protocol.PcoImageMetadataH\x00\x12\x19\n\x11n_missing_packets\x18\x64 \x01(\x04\x12\x19\n\x11n_missing_modules\x18\x65 \x01(\x04\x12\x13\n\x0breceived_ns\x18\x66 \x01(\x04\x42\x10\n\x0eimage_metadata\"`\n\x11\x43reateFileCommand\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\twriter_id\x18\x02 \x01(\x05\x12\x11\n\toverwrite\x18\x64 \x01(\x08\x12\x17\n\x0ftell_of_failure\x18\x65 \x01(\x08\"F\n\x0bRecordImage\x12\x37\n\x0eimage_metadata\x18\x01 \x01(\x0b\x32\x1f.std_daq_protocol.ImageMetadata\"\x0b\n\tCloseFile\"\x19\n\x17\x43onfirmLastImageWritten\"\x87\x02\n\x0cWriterAction\x12:\n\x0b\x63reate_file\x18\x01 \x01(\x0b\x32#.std_daq_protocol.CreateFileCommandH\x00\x12\x35\n\x0crecord_image\x18\x02 \x01(\x0b\x32\x1d.std_daq_protocol.RecordImageH\x00\x12\x31\n\nclose_file\x18\x03 \x01(\x0b\x32\x1b.std_daq_protocol.CloseFileH\x00\x12G\n\x12\x63onfirm_last_image\x18\x04 \x01(\x0b\x32).std_daq_protocol.ConfirmLastImageWrittenH\x00\x42\x08\n\x06\x61\x63tion\"\x9e\x01\n\x0eWriterResponse\x12,\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1e.std_daq_protocol.ResponseCode\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tn_written\x18\x64 \x01(\x04\x12\x15\n\rn_overwritten\x18\x65 \x01(\x04\x12\x0f\n\x07unasked\x18g \x01(\x08\x12\x13\n\x0boverwritten\x18\x66 \x03(\x04*\xa2\x01\n\x12ImageMetadataDtype\x12\x0b\n\x07unknown\x10\x00\x12\t\n\x05uint8\x10\x01\x12\n\n\x06uint16\x10\x02\x12\n\n\x06uint32\x10\x04\x12\n\n\x06uint64\x10\x08\x12\x08\n\x04int8\x10\x0b\x12\t\n\x05int16\x10\x0c\x12\t\n\x05int32\x10\x0e\x12\t\n\x05int64\x10\x12\x12\x0b\n\x07\x66loat16\x10\x16\x12\x0b\n\x07\x66loat32\x10\x18\x12\x0b\n\x07\x66loat64\x10\x1c*[\n\x13ImageMetadataStatus\x12\r\n\tundefined\x10\x00\x12\x0e\n\ngood_image\x10\x01\x12\x13\n\x0fmissing_packets\x10\x02\x12\x10\n\x0cid_missmatch\x10\x03*F\n\x18ImageMetadataCompression\x12\x08\n\x04none\x10\x00\x12\x14\n\x10h5bitshuffle_lz4\x10\x01\x12\n\n\x06\x62losc2\x10\x02*5\n\x0cResponseCode\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0b\n\x07SUCCESS\x10\x01\x12\x0b\n\x07\x46\x41ILURE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16std_daq_protocol.proto\x12\x10std_daq_protocol\"\x8d\x01\n\x0fGFImageMetadata\x12\x0f\n\x07scan_id\x18\x01 \x01(\r\x12\x11\n\tscan_time\x18\x02 \x01(\r\x12\x11\n\tsync_time\x18\x03 \x01(\r\x12\x17\n\x0f\x66rame_timestamp\x18\x04 \x01(\x04\x12\x15\n\rexposure_time\x18\x05 \x01(\x04\x12\x13\n\x0bstore_image\x18\x06 \x01(\x08\"\"\n\x0fJFImageMetadata\x12\x0f\n\x07\x64\x61q_rec\x18\x01 \x01(\x04\"\"\n\x0f\x45GImageMetadata\x12\x0f\n\x07\x65xptime\x18\x01 \x01(\x04\"b\n\x10PcoImageMetadata\x12\x1c\n\x14global_timestamp_sec\x18\x01 \x01(\x04\x12\x1b\n\x13global_timestamp_ns\x18\x02 \x01(\x04\x12\x13\n\x0b\x62sread_name\x18\x03 \x01(\t\"\xb6\x04\n\rImageMetadata\x12\x10\n\x08image_id\x18\x01 \x01(\x04\x12\x0e\n\x06height\x18\x02 \x01(\x04\x12\r\n\x05width\x18\x03 \x01(\x04\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x33\n\x05\x64type\x18\x05 \x01(\x0e\x32$.std_daq_protocol.ImageMetadataDtype\x12\x35\n\x06status\x18\x06 \x01(\x0e\x32%.std_daq_protocol.ImageMetadataStatus\x12?\n\x0b\x63ompression\x18\x07 \x01(\x0e\x32*.std_daq_protocol.ImageMetadataCompression\x12/\n\x02gf\x18\x08 \x01(\x0b\x32!.std_daq_protocol.GFImageMetadataH\x00\x12/\n\x02jf\x18\t \x01(\x0b\x32!.std_daq_protocol.JFImageMetadataH\x00\x12/\n\x02\x65g\x18\n \x01(\x0b\x32!.std_daq_protocol.EGImageMetadataH\x00\x12\x31\n\x03pco\x18\x0b \x01(\x0b\x32\".std_daq_protocol.PcoImageMetadataH\x00\x12\x19\n\x11n_missing_packets\x18\x64 \x01(\x04\x12\x19\n\x11n_missing_modules\x18\x65 \x01(\x04\x12\x13\n\x0breceived_ns\x18\x66 \x01(\x04\x12\x16\n\x0e\x66orwarded_part\x18n \x01(\rB\x10\n\x0eimage_metadata\"`\n\x11\x43reateFileCommand\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x11\n\twriter_id\x18\x02 \x01(\x05\x12\x11\n\toverwrite\x18\x64 \x01(\x08\x12\x17\n\x0ftell_of_failure\x18\x65 \x01(\x08\"F\n\x0bRecordImage\x12\x37\n\x0eimage_metadata\x18\x01 \x01(\x0b\x32\x1f.std_daq_protocol.ImageMetadata\"\x0b\n\tCloseFile\"\x19\n\x17\x43onfirmLastImageWritten\"\x87\x02\n\x0cWriterAction\x12:\n\x0b\x63reate_file\x18\x01 \x01(\x0b\x32#.std_daq_protocol.CreateFileCommandH\x00\x12\x35\n\x0crecord_image\x18\x02 \x01(\x0b\x32\x1d.std_daq_protocol.RecordImageH\x00\x12\x31\n\nclose_file\x18\x03 \x01(\x0b\x32\x1b.std_daq_protocol.CloseFileH\x00\x12G\n\x12\x63onfirm_last_image\x18\x04 \x01(\x0b\x32).std_daq_protocol.ConfirmLastImageWrittenH\x00\x42\x08\n\x06\x61\x63tion\"\x9e\x01\n\x0eWriterResponse\x12,\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1e.std_daq_protocol.ResponseCode\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x11\n\tn_written\x18\x64 \x01(\x04\x12\x15\n\rn_overwritten\x18\x65 \x01(\x04\x12\x0f\n\x07unasked\x18g \x01(\x08\x12\x13\n\x0boverwritten\x18\x66 \x03(\x04*\xa2\x01\n\x12ImageMetadataDtype\x12\x0b\n\x07unknown\x10\x00\x12\t\n\x05uint8\x10\x01\x12\n\n\x06uint16\x10\x02\x12\n\n\x06uint32\x10\x04\x12\n\n\x06uint64\x10\x08\x12\x08\n\x04int8\x10\x0b\x12\t\n\x05int16\x10\x0c\x12\t\n\x05int32\x10\x0e\x12\t\n\x05int64\x10\x12\x12\x0b\n\x07\x66loat16\x10\x16\x12\x0b\n\x07\x66loat32\x10\x18\x12\x0b\n\x07\x66loat64\x10\x1c*[\n\x13ImageMetadataStatus\x12\r\n\tundefined\x10\x00\x12\x0e\n\ngood_image\x10\x01\x12\x13\n\x0fmissing_packets\x10\x02\x12\x10\n\x0cid_missmatch\x10\x03*F\n\x18ImageMetadataCompression\x12\x08\n\x04none\x10\x00\x12\x14\n\x10h5bitshuffle_lz4\x10\x01\x12\n\n\x06\x62losc2\x10\x02*5\n\x0cResponseCode\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x0b\n\x07SUCCESS\x10\x01\x12\x0b\n\x07\x46\x41ILURE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'std_daq_protocol_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_IMAGEMETADATADTYPE']._serialized_start=1543
-  _globals['_IMAGEMETADATADTYPE']._serialized_end=1705
-  _globals['_IMAGEMETADATASTATUS']._serialized_start=1707
-  _globals['_IMAGEMETADATASTATUS']._serialized_end=1798
-  _globals['_IMAGEMETADATACOMPRESSION']._serialized_start=1800
-  _globals['_IMAGEMETADATACOMPRESSION']._serialized_end=1870
-  _globals['_RESPONSECODE']._serialized_start=1872
-  _globals['_RESPONSECODE']._serialized_end=1925
+  _globals['_IMAGEMETADATADTYPE']._serialized_start=1567
+  _globals['_IMAGEMETADATADTYPE']._serialized_end=1729
+  _globals['_IMAGEMETADATASTATUS']._serialized_start=1731
+  _globals['_IMAGEMETADATASTATUS']._serialized_end=1822
+  _globals['_IMAGEMETADATACOMPRESSION']._serialized_start=1824
+  _globals['_IMAGEMETADATACOMPRESSION']._serialized_end=1894
+  _globals['_RESPONSECODE']._serialized_start=1896
+  _globals['_RESPONSECODE']._serialized_end=1949
   _globals['_GFIMAGEMETADATA']._serialized_start=45
   _globals['_GFIMAGEMETADATA']._serialized_end=186
   _globals['_JFIMAGEMETADATA']._serialized_start=188
@@ -48,17 +48,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PCOIMAGEMETADATA']._serialized_start=260
   _globals['_PCOIMAGEMETADATA']._serialized_end=358
   _globals['_IMAGEMETADATA']._serialized_start=361
-  _globals['_IMAGEMETADATA']._serialized_end=903
-  _globals['_CREATEFILECOMMAND']._serialized_start=905
-  _globals['_CREATEFILECOMMAND']._serialized_end=1001
-  _globals['_RECORDIMAGE']._serialized_start=1003
-  _globals['_RECORDIMAGE']._serialized_end=1073
-  _globals['_CLOSEFILE']._serialized_start=1075
-  _globals['_CLOSEFILE']._serialized_end=1086
-  _globals['_CONFIRMLASTIMAGEWRITTEN']._serialized_start=1088
-  _globals['_CONFIRMLASTIMAGEWRITTEN']._serialized_end=1113
-  _globals['_WRITERACTION']._serialized_start=1116
-  _globals['_WRITERACTION']._serialized_end=1379
-  _globals['_WRITERRESPONSE']._serialized_start=1382
-  _globals['_WRITERRESPONSE']._serialized_end=1540
+  _globals['_IMAGEMETADATA']._serialized_end=927
+  _globals['_CREATEFILECOMMAND']._serialized_start=929
+  _globals['_CREATEFILECOMMAND']._serialized_end=1025
+  _globals['_RECORDIMAGE']._serialized_start=1027
+  _globals['_RECORDIMAGE']._serialized_end=1097
+  _globals['_CLOSEFILE']._serialized_start=1099
+  _globals['_CLOSEFILE']._serialized_end=1110
+  _globals['_CONFIRMLASTIMAGEWRITTEN']._serialized_start=1112
+  _globals['_CONFIRMLASTIMAGEWRITTEN']._serialized_end=1137
+  _globals['_WRITERACTION']._serialized_start=1140
+  _globals['_WRITERACTION']._serialized_end=1403
+  _globals['_WRITERRESPONSE']._serialized_start=1406
+  _globals['_WRITERRESPONSE']._serialized_end=1564
 # @@protoc_insertion_point(module_scope)

@@ -102,7 +102,7 @@ class PcoImageMetadata(_message.Message):
     def __init__(self, global_timestamp_sec: _Optional[int] = ..., global_timestamp_ns: _Optional[int] = ..., bsread_name: _Optional[str] = ...) -> None: ...
 
 class ImageMetadata(_message.Message):
-    __slots__ = ("image_id", "height", "width", "size", "dtype", "status", "compression", "gf", "jf", "eg", "pco", "n_missing_packets", "n_missing_modules", "received_ns")
+    __slots__ = ("image_id", "height", "width", "size", "dtype", "status", "compression", "gf", "jf", "eg", "pco", "n_missing_packets", "n_missing_modules", "received_ns", "forwarded_part")
     IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +117,7 @@ class ImageMetadata(_message.Message):
     N_MISSING_PACKETS_FIELD_NUMBER: _ClassVar[int]
     N_MISSING_MODULES_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_NS_FIELD_NUMBER: _ClassVar[int]
+    FORWARDED_PART_FIELD_NUMBER: _ClassVar[int]
     image_id: int
     height: int
     width: int
@@ -131,7 +132,8 @@ class ImageMetadata(_message.Message):
     n_missing_packets: int
     n_missing_modules: int
     received_ns: int
-    def __init__(self, image_id: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., size: _Optional[int] = ..., dtype: _Optional[_Union[ImageMetadataDtype, str]] = ..., status: _Optional[_Union[ImageMetadataStatus, str]] = ..., compression: _Optional[_Union[ImageMetadataCompression, str]] = ..., gf: _Optional[_Union[GFImageMetadata, _Mapping]] = ..., jf: _Optional[_Union[JFImageMetadata, _Mapping]] = ..., eg: _Optional[_Union[EGImageMetadata, _Mapping]] = ..., pco: _Optional[_Union[PcoImageMetadata, _Mapping]] = ..., n_missing_packets: _Optional[int] = ..., n_missing_modules: _Optional[int] = ..., received_ns: _Optional[int] = ...) -> None: ...
+    forwarded_part: int
+    def __init__(self, image_id: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., size: _Optional[int] = ..., dtype: _Optional[_Union[ImageMetadataDtype, str]] = ..., status: _Optional[_Union[ImageMetadataStatus, str]] = ..., compression: _Optional[_Union[ImageMetadataCompression, str]] = ..., gf: _Optional[_Union[GFImageMetadata, _Mapping]] = ..., jf: _Optional[_Union[JFImageMetadata, _Mapping]] = ..., eg: _Optional[_Union[EGImageMetadata, _Mapping]] = ..., pco: _Optional[_Union[PcoImageMetadata, _Mapping]] = ..., n_missing_packets: _Optional[int] = ..., n_missing_modules: _Optional[int] = ..., received_ns: _Optional[int] = ..., forwarded_part: _Optional[int] = ...) -> None: ...
 
 class CreateFileCommand(_message.Message):
     __slots__ = ("path", "writer_id", "overwrite", "tell_of_failure")

@@ -1,0 +1,70 @@
+"""A connection to another host that is made anew whatever ends it."""
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from tango_stddaq.closing import Closing
+from tango_stddaq.io import channels
+
+_REOPEN_S: Final = 1.0
+HEARTBEAT: Final[dict[int, int]] = {zmq.HEARTBEAT_IVL: 1000, zmq.HEARTBEAT_TIMEOUT: 5000}
+"""A host that is gone without a word is found after five seconds."""
+
+
+class PersistentConnection(Closing):
+    """A connected socket.
+
+    ZeroMQ reconnects by itself after most ends of a connection, but gives up for ever on a peer that
+    once broke the protocol or sent a message beyond the limit. Then a new socket takes the place of
+    the old one.
+
+    Parameters
+    ----------
+    kind, address, hwm, options
+        As of `channels.connect`; heartbeats are added.
+
+    Attributes
+    ----------
+    handle
+        The socket of the moment; `look` may replace it.
+    n_connections, n_disconnections
+        Times that a peer was connected, and that a connection ended.
+    """
+
+    def __init__(self, kind: int, address: str, hwm: int, options: Mapping[int, int]) -> None:
+        self._call = kind, address, hwm, {**options, **HEARTBEAT}
+        self.handle, self._events = channels.connect_watched(*self._call)
+        self.n_connections = self.n_disconnections = 0
+        self._gone_s: float | None = None
+
+    def look(self) -> bool:
+        """Do what is due a few times a second; returns whether there is a new socket."""
+        while self._events.poll(0):
+            event = parse_monitor_message(self._events.recv_multipart())["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self.n_connections += 1
+                self._gone_s = None
+            else:
+                self.n_disconnections += 1
+                self._gone_s = time.monotonic()
+        is_gone = self._gone_s is not None and time.monotonic() - self._gone_s > _REOPEN_S
+        if not is_gone or self.handle.poll(0):  # what came before is read first
+            return False
+        self._close_handles()
+        self.handle, self._events = channels.connect_watched(*self._call)
+        self._gone_s = time.monotonic()
+        return True
+
+    def _close_handles(self) -> None:
+        if not self.handle.closed:
+            self.handle.disable_monitor()
+        channels.close(self._events)
+        channels.close(self.handle)
+
+    def close(self) -> None:
+        """Close; harmless when called again."""
+        self._close_handles()
