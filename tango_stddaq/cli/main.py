@@ -8,7 +8,7 @@ from typing import Final, NoReturn
 import typer
 
 from tango_stddaq import __version__
-from tango_stddaq.cli import config, file, simulate, stage, system, view, watch
+from tango_stddaq.cli import config, file, plan, simulate, stage, system, view, watch
 from tango_stddaq.errors import StdDaqError
 
 _WRONG_CALL: Final = 2
@@ -27,6 +27,7 @@ app.command("replay")(simulate.replay)
 app.command("simulate")(simulate.simulate)
 app.command("demo")(system.demo)
 app.command("up")(system.up)
+app.command("plan")(plan.plan)
 app.command("view")(view.view)
 app.command("watch")(watch.watch)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tango_stddaq.config import CAMERAS, DaqConfig
 from tango_stddaq.detectors.registry import detector_of
@@ -143,6 +143,23 @@ def plan(
         common,
     )
     return SystemPlan(tuple(stages), facade, simulator if simulate else None)
+
+
+def startup_level(system_plan: SystemPlan, server: ServerPlan) -> int:
+    """Return the level at which Tango's Starter starts a server: stages, then facade, then simulator."""
+    if server in system_plan.stages:
+        return 1
+    return 2 if server is system_plan.facade else 3
+
+
+def dsconfig(system_plan: SystemPlan) -> dict[str, Any]:
+    """Return servers, devices and properties in the form that dsconfig's `json2tango` registers."""
+    servers: dict[str, Any] = {}
+    for server in system_plan.servers:
+        properties = {name: values for name, values in server.properties.items() if values}
+        device = {server.device: {"properties": properties}}
+        servers.setdefault(server.tango_class, {})[server.instance] = {server.tango_class: device}
+    return {"servers": servers}
 
 
 def _groups(modules: tuple[int, ...]) -> list[tuple[int, ...]]:
