@@ -25,7 +25,7 @@ options:
   fingerprint: {description: Changes when servers must be started again., type: str, default: ""}
   fingerprint_file: {description: Where the fingerprint of what runs is kept., type: path}
   interrupt: {description: Stop servers even while they acquire., type: bool, default: false}
-  timeout: {description: Seconds that a server may take to start or stop., type: int, default: 60}
+  timeout: {description: Seconds that a server may take to start or stop., type: int, default: 180}
 author: tango_stddaq
 """
 EXAMPLES = r"""
@@ -88,8 +88,9 @@ class Servers:
                 self.await_running(name, wanted=True)
 
     def host_of(self, server: str) -> tuple[str, int, int]:
-        info = self.database.get_server_info(server)
-        return info.host.strip(), info.mode, info.level
+        # The raw command: of a server that nobody has given a host, the numbers are blank.
+        _, host, mode, level = self.database.command_inout("DbGetServerInfo", server)[:4]
+        return host.strip(), int(mode.strip() or 0), int(level.strip() or 0)
 
     def refuse_foreign(self, servers: list[str]) -> None:
         """Two hosts with the same detector_name would take each other's servers away."""
@@ -182,7 +183,7 @@ def main() -> None:
             "fingerprint": {"type": "str", "default": ""},
             "fingerprint_file": {"type": "path"},
             "interrupt": {"type": "bool", "default": False},
-            "timeout": {"type": "int", "default": 60},
+            "timeout": {"type": "int", "default": 180},
         },
         supports_check_mode=True,
     )
