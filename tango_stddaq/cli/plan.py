@@ -46,7 +46,9 @@ def plan(
     if as_format is Format.DSCONFIG:
         typer.echo(json.dumps(planning.dsconfig(system), indent=2))
     elif as_format is Format.JSON:
-        typer.echo(json.dumps({"detector_name": config.detector_name, "servers": _entries(system)}, indent=2))
+        typer.echo(
+            json.dumps({"detector_name": config.detector_name, "servers": _entries(system)}, indent=2)
+        )
     else:
         for server in system.servers:
             typer.echo(f"{planning.startup_level(system, server)}  {server.server}  {server.device}")

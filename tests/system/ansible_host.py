@@ -64,7 +64,11 @@ class Host:
             Path(sys.executable).parent / "ansible-playbook", "-i", inventory, playbook,
             "-e", json.dumps(given), *options,
         ]  # fmt: skip
-        environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOME": str(self.prefix.parent / "ansible")}
+        environment = {
+            **os.environ,
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_HOME": str(self.prefix.parent / "ansible"),
+        }
         done = subprocess.run(
             command, cwd=ROOT / "ansible", env=environment, capture_output=True, text=True, check=False
         )

@@ -42,6 +42,10 @@ pytestmark = [
 ]
 
 
+CONFIGURATION = ("--tags", "config,tango,services")
+"""Of the playbook, what a new configuration needs; to save time."""
+
+
 def write_config(path: Path, name: str, n_writers: int, **changes: object) -> None:
     config = eiger_config(
         name, number_of_writers=n_writers, ring_slots=200,
@@ -129,13 +133,13 @@ def test_a_broken_configuration_is_refused_before_anything_changes(host: Host) -
 def test_a_changed_configuration_shows_as_a_diff_and_then_runs(host: Host) -> None:
     before = host.files(), host.registered(), sorted(host.processes())
     write_config(host.config_file, host.detector, 1)
-    checked = host.play("site.yml", "--check", "--diff")
+    checked = host.play("site.yml", "--check", "--diff", *CONFIGURATION)
     assert checked.code == 0, checked.text[-5000:]
     assert '-  "number_of_writers": 2' in checked.text
     assert '+  "number_of_writers": 1' in checked.text
     assert (host.files(), host.registered(), sorted(host.processes())) == before
 
-    played = host.play("site.yml")
+    played = host.play("site.yml", *CONFIGURATION)
     assert played.code == 0, played.text[-5000:]
     writers = [server for server in host.registered() if server.startswith("StdDaqFileWriter")]
     assert writers == [f"StdDaqFileWriter/{host.detector}-0"]
@@ -146,7 +150,9 @@ def test_a_changed_configuration_shows_as_a_diff_and_then_runs(host: Host) -> No
 def test_units_are_what_systemd_understands(host: Host) -> None:
     units = host.prefix / "etc/systemd/system"
     assert (units / "stddaq-starter.service").is_file()
-    played = host.play("site.yml", "--tags", "config,services", stddaq_run_by="systemd", stddaq_cpu_affinity="0")
+    played = host.play(
+        "site.yml", "--tags", "config,services", stddaq_run_by="systemd", stddaq_cpu_affinity="0"
+    )
     assert played.code == 0, played.text[-5000:]
     # What Starter had started was stopped: systemd would start it a second time.
     assert not host.processes()
@@ -159,10 +165,16 @@ def test_units_are_what_systemd_understands(host: Host) -> None:
     said = [line for line in checked.stderr.splitlines() if str(units) in line or "stddaq" in line]
     assert (checked.returncode, said) == (0, [])
     text = (units / f"stddaq-StdDaq-{host.detector}.service").read_text()
-    for setting in ("NoNewPrivileges=yes", "ProtectSystem=strict", "LimitMEMLOCK=infinity", "CPUAffinity=0"):
+    for setting in (
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        "LimitMEMLOCK=infinity",
+        "CPUAffinity=0",
+    ):
         assert setting in text
     rated = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--threshold=50", units / "stddaq-starter.service"],
+        ["systemd-analyze", "security", "--offline=true", "--threshold=50",
+         units / "stddaq-starter.service"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert rated.returncode == 0, rated.stdout[-600:] + rated.stderr

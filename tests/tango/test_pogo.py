@@ -20,10 +20,26 @@ CHILDREN = {
     "states": ["status"],
 }  # fmt: skip
 REPEATED = {"deviceProperties", "commands", "attributes", "states", "DefaultPropValue", "enumLabels"}
-SCALARS = (
-    ["Boolean", "UChar", "Short", "UShort", "Int", "UInt", "Long", "ULong", "Float", "Double", "String", "State", "DevEncoded", "Enum"]
-)
-ARRAYS = [f"{name}Array" for name in ["Char", "Short", "UShort", "Int", "UInt", "Long", "ULong", "Float", "Double", "String"]]
+SCALARS = [
+    "Boolean",
+    "UChar",
+    "Short",
+    "UShort",
+    "Int",
+    "UInt",
+    "Long",
+    "ULong",
+    "Float",
+    "Double",
+    "String",
+    "State",
+    "DevEncoded",
+    "Enum",
+]
+ARRAYS = [
+    f"{name}Array"
+    for name in ["Char", "Short", "UShort", "Int", "UInt", "Long", "ULong", "Float", "Double", "String"]
+]
 TYPES = {
     "dataType": SCALARS,
     "type": ["Void", *SCALARS, *ARRAYS, *(name.replace("Array", "Vector") for name in ARRAYS)],

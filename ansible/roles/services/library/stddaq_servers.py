@@ -11,12 +11,12 @@ DOCUMENTATION = r"""
 module: stddaq_servers
 short_description: Run the servers of a detector under Tango's Starter
 description:
-  - Stops and unregisters servers of the detector that are not wanted any more, sets host and startup level
-    of the others, and starts them in this order. Servers that were started with another fingerprint are
-    started again. Runs where PyTango is installed.
+  - Stops and unregisters servers of the detector that are not wanted any more, sets host and startup
+    level of the others, and starts them in this order. Servers that were started with another
+    fingerprint are started again. Runs where PyTango is installed.
 options:
   detector: {description: detector_name of the configuration., type: str, required: true}
-  host: {description: Host of Starter; empty takes servers out of its hands., type: str, required: true}
+  host: {description: Host of Starter; empty takes them out of its hands., type: str, required: true}
   servers:
     description: Entries with server, device and level, as C(stddaq plan --format json) prints them.
     type: list
@@ -98,8 +98,8 @@ class Servers:
             host = self.host_of(server)[0].partition(".")[0] if server in self.registered else ""
             if self.starter is not None and host not in ("", self.params["host"]):
                 raise RuntimeError(
-                    f"{server} belongs to host {host}; give the detector of {self.params['host']} another "
-                    f"detector_name, or remove the one on {host} first"
+                    f"{server} belongs to host {host}; give the detector of {self.params['host']} "
+                    f"another detector_name, or remove the one on {host} first"
                 )
 
     def refuse_interruption(self) -> None:
