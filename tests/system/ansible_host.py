@@ -72,6 +72,8 @@ class Host:
         done = subprocess.run(
             command, cwd=ROOT / "ansible", env=environment, capture_output=True, text=True, check=False
         )
+        with (self.prefix.parent / "played.txt").open("a") as log:
+            log.write(f"$ {playbook} {' '.join(options)}\n{done.stdout}{done.stderr}\n")
         return Played(done.returncode, done.stdout + done.stderr)
 
     def files(self) -> dict[str, Any]:
