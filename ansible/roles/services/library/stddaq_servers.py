@@ -83,9 +83,23 @@ class Servers:
         for level in sorted({entry["level"] for entry in entries}):
             names = [entry["server"] for entry in entries if entry["level"] == level]
             for name in names:
-                self.starter.DevStart(name)
+                self.start_one(name)
             for name in names:
                 self.await_running(name, wanted=True)
+
+    def start_one(self, server: str) -> None:
+        """Starter looks only now and then which servers run, and takes one just stopped for running."""
+        deadline = time.monotonic() + self.params["timeout"]
+        while True:
+            try:
+                self.starter.DevStart(server)
+            except self.tango.DevFailed as error:
+                stale = "already running" in error.args[0].desc and not self.running(server)
+                if not stale or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
 
     def host_of(self, server: str) -> tuple[str, int, int]:
         # The raw command: of a server that nobody has given a host, the numbers are blank.
