@@ -75,7 +75,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
             yield host
         finally:
             for pid in host.processes():
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGTERM)  # they take their shared memory and sockets along
+            wait_until(lambda: not host.processes(), 30, "the servers end")
 
 
 def acquire(host: Host, n_images: int) -> None:
