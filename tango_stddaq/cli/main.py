@@ -13,6 +13,7 @@ from tango_stddaq.cli import (
     file,
     gui,
     new_stage,
+    plan,
     rest,
     sardana_path,
     simulate,
@@ -43,6 +44,7 @@ app.command("gui")(gui.gui)
 app.command("sardana-path")(sardana_path.sardana_path)
 app.command("new-stage")(new_stage.new_stage)
 app.command("rest")(rest.rest)
+app.command("plan")(plan.plan)
 app.command("view")(view.view)
 app.command("watch")(watch.watch)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tango_stddaq.config import from_dict
 from tango_stddaq.control.plan import plan
+from tango_stddaq.control.registration import dsconfig, startup_level
 from tango_stddaq.sim import demo_config
 
 from ...conftest import eiger_config
@@ -54,3 +55,20 @@ def test_only_a_gigafrost_has_a_metadata_writer(detector_name: str) -> None:
     stages = plan(eiger_config(detector_name), Path("config.json")).stages
     assert "StdDaqMetaWriter" not in [server.tango_class for server in stages]
     assert not [s for s in stages if "MetadataWriter" in s.properties]
+
+
+def test_dsconfig_gets_every_server_with_its_device_and_properties() -> None:
+    system = plan(eiger_config("D", number_of_writers=2), Path("/etc/stddaq/D.json"), ("/data",), True)
+    servers = dsconfig(system)["servers"]
+    for server in system.servers:
+        device = servers[server.tango_class][server.instance][server.tango_class][server.device]
+        assert device["properties"] == {k: v for k, v in server.properties.items() if v}
+    assert sum(len(instances) for instances in servers.values()) == len(system.servers)
+    assert servers["StdDaqFileWriter"].keys() == {"D-0", "D-1"}
+
+
+def test_stages_start_before_the_facade_and_the_simulator_last() -> None:
+    system = plan(eiger_config("D"), Path("c.json"), simulate=True)
+    levels = {server.tango_class: startup_level(system, server) for server in system.servers}
+    assert (levels.pop("StdDaq"), levels.pop("StdDaqSimulator")) == (2, 3)
+    assert set(levels.values()) == {1}
