@@ -106,6 +106,7 @@ class StdDaqTwoDController(TwoDController, Referable):
         if self._synchronization != AcqSynch.SoftwareTrigger:
             raise ValueError("only software triggers are supported: choose Trigger and software")
         self._index = -1
+        self._failure = ""
         self._begun = datetime.now()
 
     def LoadOne(self, axis: int, integration_s: float, repetitions: int, latency: float) -> None:
@@ -139,7 +140,8 @@ class StdDaqTwoDController(TwoDController, Referable):
             self._proxy.command_inout("Start")
         except tango.DevFailed as error:
             self._is_taking = False
-            raise RuntimeError(f"{self.facade}: {error.args[0].desc}") from None
+            self._failure = f"{self.facade}: {error.args[0].desc}"
+            raise RuntimeError(self._failure) from None
         self._target = target
 
     def StateOne(self, axis: int) -> tuple[Any, str]:
