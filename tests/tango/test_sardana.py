@@ -224,6 +224,6 @@ def test_macros_take_images_and_tell_the_state(
     said = door.run("stddaq_status")
     wanted = f"{daq.system.plan.facade.device}: STANDBY".lower()
     assert any(line.lower().startswith(wanted) for line in said), said
-    assert any("module-sync-0: RUNNING" in line for line in said), said
+    assert any("module-sync-0: " in line for line in said), said
     said = door.run("stddaq_acquire", 10, "/no/such/directory", "macro_", ends_well=False)
     assert any("/no/such/directory" in line and "create it first" in line for line in said), said
