@@ -3,6 +3,7 @@
 The target knows the contract and nothing of ours: it reads /dev/shm and the ipc socket by hand.
 """
 
+import faulthandler
 import json
 import signal
 import struct
@@ -40,6 +41,7 @@ def source(path: str, hz: str) -> None:
             ring.begin(image_id)[:] = np.frombuffer(pixels(image_id, sizes.slot_bytes // 2), np.uint8)
             ring.publish(image_id)
             out.send(image_metadata.encode(Image(image_id, *sizes.shape, sizes.slot_bytes, sizes.dtype)))
+        faulthandler.dump_traceback_later(15)  # so that a test that waits in vain can say for what
         sys.stdout.write(f"{image_id}\n")
         time.sleep(1.0)  # the senders read the last one from our ring
     channels.close(out)

@@ -71,7 +71,10 @@ class Program:
         """Send a signal; returns the exit code and the seconds until the end."""
         started = time.monotonic()
         self.process.send_signal(number)
-        code = self.process.wait(timeout_s)
+        try:
+            code = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"did not end within {timeout_s:g} s: {self.output}") from None
         return code, time.monotonic() - started
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,9 +104,9 @@ def patiently(door: Door, macro: tuple[object, ...]) -> None:
             return
 
 
-@pytest.fixture(scope="module")
-def door(daq: Daq, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    directory = tmp_path_factory.mktemp("servers")
+@contextmanager
+def open_door(daq: Daq, directory: Path) -> Iterator[Door]:
+    """Run Pool, MacroServer and Door on the database of a system, with its images as a channel."""
     database = tango.Database(*daq.system.tango_host.rsplit(":", 1))
     register(database, "Pool/test", "Pool", "pool/test/1", PoolPath=[str(CONTROLLERS)])
     register(
@@ -142,6 +143,12 @@ def door(daq: Daq, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@pytest.fixture(scope="module")
+def door(daq: Daq, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    with open_door(daq, tmp_path_factory.mktemp("servers")) as opened:
+        yield opened
 
 
 @pytest.fixture
