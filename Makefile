@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests at the same time: they wait more than they work.
+JOBS ?= 3
 
 .PHONY: demo test check format proto lock bench clean
 .DEFAULT_GOAL := help
@@ -26,7 +28,7 @@ demo: $(VENV)/.runtime ## take 200 images of a simulated Eiger and write them to
 
 test: $(VENV)/.dev ## run all checks and tests
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, layers, generated code
 	@$(BIN)/ruff format --check .

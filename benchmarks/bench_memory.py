@@ -26,7 +26,7 @@ from benchmarks.bench_receive import CASES, Send, configuration, make_sender
 from benchmarks.processes import Child, stages
 from benchmarks.result import Result, seconds
 from tango_stddaq import config as config_module
-from tango_stddaq.config import RingMemoryConfig
+from tango_stddaq.config_entries import RingMemoryConfig
 from tango_stddaq.control.plan import plan
 from tango_stddaq.devices.system import System
 from tango_stddaq.io.preflight import Request

@@ -6,7 +6,8 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from tango_stddaq.config import CAMERAS, DaqConfig, FilterConfig, OwnStageConfig
+from tango_stddaq.config import CAMERAS, DaqConfig
+from tango_stddaq.config_entries import FilterConfig, OwnStageConfig
 from tango_stddaq.detectors.registry import detector_of
 from tango_stddaq.processing.hosts import first_host, order_port, sender_port, writers_of
 from tango_stddaq.processing.parts import part_of

@@ -4,7 +4,8 @@ from typing import Any, cast
 
 from tango.server import attribute, device_property
 
-from tango_stddaq.config import CompressorConfig, DaqConfig
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.config_entries import CompressorConfig
 from tango_stddaq.devices.base import (
     PUSHED,
     READ_WRITE,

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, cast
 from tango import AttrQuality
 from tango.server import attribute, device_property
 
-from tango_stddaq.config import DaqConfig, OwnStageConfig
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.config_entries import OwnStageConfig
 from tango_stddaq.devices.base import (
     PUSHED,
     READ_WRITE,

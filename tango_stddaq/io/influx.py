@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from tango_stddaq.config import InfluxConfig
+from tango_stddaq.config_entries import InfluxConfig
 from tango_stddaq.errors import ConfigError
 
 TOKEN_VARIABLE: Final = "STDDAQ_INFLUXDB_TOKEN"  # noqa: S105

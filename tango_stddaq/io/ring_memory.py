@@ -13,7 +13,7 @@ import resource
 from pathlib import Path
 from typing import Final
 
-from tango_stddaq.config import RingMemoryConfig
+from tango_stddaq.config_entries import RingMemoryConfig
 from tango_stddaq.errors import RingError
 from tango_stddaq.io.segment import SHM_DIR, Segment
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tango_stddaq.config import LiveStreamConfig
+from tango_stddaq.config_entries import LiveStreamConfig
 
 Selector = Callable[[int, float], bool]
 """Takes an image id and the time in seconds; returns whether the image is sent."""

@@ -7,7 +7,8 @@ from typing import ClassVar, Final
 import numpy as np
 
 from tango_stddaq.codecs.bsread_compression import BsreadCompression, compress
-from tango_stddaq.config import DaqConfig, LiveStreamConfig
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.config_entries import LiveStreamConfig
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.io.image_source import MetadataSource, PixelSource
 from tango_stddaq.io.stream_socket import StreamSocket

@@ -34,7 +34,12 @@ class Forwarding:
         self.network, self.directory = network, directory
         self.config = rig_config(
             "FWD",  # the hosts share nothing: all have the same names
-            **{"max_number_of_forwarders_spawned": _N, "use_all_forwarders": True, **changes},
+            **{
+                "max_number_of_forwarders_spawned": _N,
+                "use_all_forwarders": True,
+                "ring_slots": 512,  # the reader by hand does not see that it is overtaken
+                **changes,
+            },
         )
         self.path = save(self.config, directory / "config.json")
         self.first = network.host(directory)

@@ -31,7 +31,7 @@ N_WRITERS = 2
 BATCH = 1000
 MISSING_EVERY = 10_007
 INCOMPLETE_EVERY = 5_003
-MAX_GROWTH_BYTES = 64 * 2**20
+MAX_GROWTH_BYTES = 96 * 2**20
 """Caches of HDF5 and a block of rows, whatever the number of images; a tuple for each would be more."""
 
 

@@ -17,7 +17,8 @@ import zmq
 from tango_stddaq import config as config_module
 from tango_stddaq.codecs import image_metadata
 from tango_stddaq.codecs.bsread_compression import BsreadCompression, compress
-from tango_stddaq.config import DaqConfig, LiveStreamConfig
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.config_entries import LiveStreamConfig
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.io import channels, stream_socket
 from tango_stddaq.io.image_source import MetadataSource, PixelSource

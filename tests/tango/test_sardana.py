@@ -19,7 +19,7 @@ from tango_stddaq.sardana import CONTROLLERS, MACROS
 
 from .conftest import Daq, running_system, wait_until
 
-pytestmark = [pytest.mark.tango, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.tango, pytest.mark.timeout(400)]
 
 BIN = Path(sys.executable).parent
 
@@ -81,7 +81,7 @@ def await_device(name: str, process: "subprocess.Popen[bytes]", log: Path) -> No
             return False
         return True
 
-    wait_until(answers, 60, f"{name} answers")
+    wait_until(answers, 150, f"{name} answers")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tango_stddaq.config import InfluxConfig
+from tango_stddaq.config_entries import InfluxConfig
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.io.influx import TOKEN_VARIABLE, InfluxSink, read_token, sink
 
@@ -211,7 +211,7 @@ def test_all_stages_of_a_process_share_a_sink() -> None:
 
 AT_EXIT = """
     import sys, time
-    from tango_stddaq.config import InfluxConfig
+    from tango_stddaq.config_entries import InfluxConfig
     from tango_stddaq.io import influx
     sink = influx.sink(InfluxConfig(url=sys.argv[1], bucket="b", timeout_s=60))
     sink.write("m n=1i 1")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tango_stddaq.config import RingMemoryConfig
+from tango_stddaq.config_entries import RingMemoryConfig
 from tango_stddaq.errors import RingError
 from tango_stddaq.io import ring_memory
 from tango_stddaq.io.ring import RingOwner, RingReader, RingWriter

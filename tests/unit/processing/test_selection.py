@@ -2,7 +2,7 @@
 
 import pytest
 
-from tango_stddaq.config import LiveStreamConfig
+from tango_stddaq.config_entries import LiveStreamConfig
 from tango_stddaq.processing.selection import Selector, selector
 
 
