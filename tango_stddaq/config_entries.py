@@ -27,6 +27,12 @@ class LiveStreamConfig(BaseModel):
         pattern=SUFFIX_PATTERN,
         description="Addition of tango_stddaq: suffix of the images, `image` or that of another stage.",
     )
+    protocol: Literal["array-1.0", "bsread"] = Field(
+        default="array-1.0", description="Addition of tango_stddaq: what clients speak."
+    )
+    compression: Literal["none", "bitshuffle_lz4"] = Field(
+        default="none", description="Addition of tango_stddaq: how bsread sends pixels."
+    )
 
     @field_validator("config", mode="before")
     @classmethod
@@ -34,6 +40,12 @@ class LiveStreamConfig(BaseModel):
         if value in ([], {}, ()):
             return None
         return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _compresses_bsread_only(self) -> "LiveStreamConfig":
+        if self.compression != "none" and self.protocol != "bsread":
+            raise ValueError(f"compression {self.compression!r}: allowed with protocol 'bsread' only")
+        return self
 
     @model_validator(mode="after")
     def _has_numbers(self) -> "LiveStreamConfig":

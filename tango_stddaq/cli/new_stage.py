@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
+from tango_stddaq.config_entries import OwnStageConfig
 from tango_stddaq.errors import FileError
 
 _NAME: Final = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
@@ -37,6 +38,10 @@ test = ["pytest"]
 # This line is how `stddaq stage $name` and `stddaq up` find the stage.
 [project.entry-points."tango_stddaq.stages"]
 $name = "$package.stage:$class_name"
+
+# The device server, by the name that Tango's Starter runs it by.
+[project.scripts]
+$tango_class = "tango_stddaq.devices.own_stage:main"
 
 [tool.hatch.build.targets.wheel]
 packages = ["$package"]
@@ -174,6 +179,7 @@ def files_of(name: str, kind: Kind) -> dict[str, str]:
         "package": package,
         "distribution": f"stddaq-{name}",
         "class_name": "".join(part.capitalize() for part in name.split("-")),
+        "tango_class": OwnStageConfig(stage=name).tango_class,
     }
     stage, test = (_IMAGE_STAGE, _IMAGE_TEST) if kind is Kind.IMAGE else (_VALUE_STAGE, _VALUE_TEST)
     templates = {

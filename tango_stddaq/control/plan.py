@@ -120,7 +120,7 @@ def plan(
         if entry.tango_class in _WRITES_FILES:
             entry.properties["OutputRoots"] = list(output_roots)
     streams = [
-        stage("StdDaqLiveStream", "live_stream", i, Address=address, **_source_of(config, address))
+        stage("StdDaqLiveStream", "live_stream", i, Address=address, **_stream_of(config, address))
         for i, address in enumerate(addresses)
     ]
     own = [_own_stage(entry, family, instance, common, first) for entry in config.stages]
@@ -170,11 +170,18 @@ def plan(
     return SystemPlan(tuple(stages), facade, simulator if simulate else None)
 
 
-def _source_of(config: DaqConfig, address: str) -> dict[str, str]:
-    """Return the properties of a live stream of other images than those of the detector."""
+def _stream_of(config: DaqConfig, address: str) -> dict[str, str]:
+    """Return the properties of a live stream that differ from the usual ones."""
     entry = config.live_stream_configs.get(address)
-    source = entry.source if entry else "image"
-    return {"MetadataSuffix": source, "ImageSuffix": source} if source != "image" else {}
+    if entry is None:
+        return {}
+    wanted = {
+        "MetadataSuffix": (entry.source, "image"),
+        "ImageSuffix": (entry.source, "image"),
+        "Protocol": (entry.protocol, "array-1.0"),
+        "Compression": (entry.compression, "none"),
+    }
+    return {name: value for name, (value, usual) in wanted.items() if value != usual}
 
 
 def _filter(entry: FilterConfig, stage: Callable[..., ServerPlan]) -> ServerPlan:

@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from tango import AttrQuality
@@ -108,8 +109,14 @@ def device_class(stage_type: type[OwnStage]) -> type[OwnStageDevice]:
 
 
 def main() -> None:
-    """Run the device server of a stage: arguments are its name, then those of any server."""
-    name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    """Run the device server of a stage.
+
+    As `StdDaqRoiSum INSTANCE`, the program that a stage's package brings along and that Tango's Starter
+    runs, or as `python -m tango_stddaq.devices.own_stage roi-sum INSTANCE`.
+    """
+    program = Path(sys.argv[0]).name
+    called = [name for name in own_registry.names() if OwnStageConfig(stage=name).tango_class == program]
+    name = called[0] if called else sys.argv.pop(1) if len(sys.argv) > 1 else ""
     serve(device_class(own_registry.load(name)))
 
 

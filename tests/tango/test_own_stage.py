@@ -41,6 +41,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["PYTHONPATH"] = before
 
 
+def test_a_package_brings_its_device_server(installed: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, installed / "site" / "bin" / "StdDaqRoiSum", "-?"],
+        capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "TANGO_HOST": "127.0.0.1:1"},
+    )  # fmt: skip
+    assert "StdDaqRoiSum" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+
+
 def test_packages_pass_their_own_tests(installed: Path) -> None:
     for source in (*EXAMPLES.iterdir(), installed / "made-images", installed / "made-values"):
         done = subprocess.run(

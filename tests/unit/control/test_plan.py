@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from tango_stddaq.config import from_dict
 from tango_stddaq.control.plan import plan
 from tango_stddaq.control.registration import dsconfig, startup_level
+from tango_stddaq.errors import ConfigError
 from tango_stddaq.sim import demo_config
 
 from ...conftest import eiger_config
@@ -72,3 +75,27 @@ def test_stages_start_before_the_facade_and_the_simulator_last() -> None:
     levels = {server.tango_class: startup_level(system, server) for server in system.servers}
     assert (levels.pop("StdDaq"), levels.pop("StdDaqSimulator")) == (2, 3)
     assert set(levels.values()) == {1}
+
+
+def test_a_live_stream_says_in_the_configuration_what_it_speaks(tmp_path: Path) -> None:
+    streams = {
+        "tcp://*:9001": {"type": "forward"},
+        "tcp://*:9002": {
+            "type": "periodic", "config": [1, 5], "protocol": "bsread", "compression": "bitshuffle_lz4",
+            "source": "delay-filter",
+        },
+    }  # fmt: skip
+    stages = plan(eiger_config("T", live_stream_configs=streams), tmp_path / "config.json").stages
+    plain, other = (entry.properties for entry in stages if entry.tango_class == "StdDaqLiveStream")
+    assert set(plain) == {"ConfigFile", "Address"}
+    wanted = {
+        "Protocol": ["bsread"], "Compression": ["bitshuffle_lz4"],
+        "MetadataSuffix": ["delay-filter"], "ImageSuffix": ["delay-filter"],
+    }  # fmt: skip
+    assert {name: other[name] for name in wanted} == wanted
+
+
+def test_array10_is_not_compressed() -> None:
+    streams = {"tcp://*:9001": {"type": "forward", "compression": "bitshuffle_lz4"}}
+    with pytest.raises(ConfigError, match="allowed with protocol 'bsread' only"):
+        eiger_config("T", live_stream_configs=streams)
