@@ -107,6 +107,8 @@ def patiently(door: Door, macro: tuple[object, ...]) -> None:
 @contextmanager
 def open_door(daq: Daq, directory: Path) -> Iterator[Door]:
     """Run Pool, MacroServer and Door on the database of a system, with its images as a channel."""
+    # Whole names: without a host Tango asks the first database that this process ever knew.
+    root = f"tango://{daq.system.tango_host}"
     database = tango.Database(*daq.system.tango_host.rsplit(":", 1))
     register(database, "Pool/test", "Pool", "pool/test/1", PoolPath=[str(CONTROLLERS)])
     register(
@@ -119,8 +121,8 @@ def open_door(daq: Daq, directory: Path) -> Iterator[Door]:
     try:
         for name, device in (("Pool", "pool/test/1"), ("MacroServer", "door/test/1")):
             processes.append(start(name, directory))
-            await_device(device, processes[-1], directory / f"{name}.log")
-        door = Door(tango.DeviceProxy("door/test/1"))
+            await_device(f"{root}/{device}", processes[-1], directory / f"{name}.log")
+        door = Door(tango.DeviceProxy(f"{root}/door/test/1"))
         wait_until(lambda: door.device.state() == DevState.ON, 30, "the door is open")
         for macro in (
             ("defctrl", "DummyMotorController", "motors"),
@@ -179,7 +181,7 @@ def test_a_count_shows_the_last_image(door: Door, daq: Daq, detector: tango.Devi
     door.run("set_meas_conf", "ValueRefEnabled", "False", "eiger")
     files = set(daq.output.iterdir())
     door.run("ct", 0.3)
-    value = tango.DeviceProxy("eiger").read_attribute("Value").value
+    value = tango.DeviceProxy(f"tango://{daq.system.tango_host}/eiger").read_attribute("Value").value
     assert value.shape == daq.facade.preview.shape
     assert value.max() == daq.facade.preview.max()
     assert set(daq.output.iterdir()) == files  # nothing was written
@@ -191,7 +193,7 @@ def test_each_point_of_a_scan_refers_to_its_images(
     door.run("set_meas_conf", "ValueRefEnabled", "True", "eiger")
     pattern = f"h5file://{daq.output}/scan_{{index}}.h5::entry/data/data"
     door.run("set_meas_conf", "ValueRefPattern", pattern, "eiger")
-    channel = tango.DeviceProxy("eiger")
+    channel = tango.DeviceProxy(f"tango://{daq.system.tango_host}/eiger")
     channel.ImagesPerPoint = 3
     said = door.run("ascan", "mot", 0, 2, 2, 0.1)
     text = "\n".join(said)

@@ -154,7 +154,8 @@ def test_each_fault_of_the_device_is_found_by_the_receiver(
         simulator.Start()
         wait_until(lambda: simulator.state() == DevState.STANDBY, 20, "all images are sent")
         wait_until(lambda: not daq.acquiring, 30, daq.Status())
-        assert (daq.imagesComplete + daq.imagesIncomplete, daq.imagesLost) == (8, 0)
+        counts = (daq.imagesComplete + daq.imagesIncomplete, daq.imagesLost)
+        assert counts == (8, 0), (fault, daq.Status(), daq.ledger, list(daq.log)[-4:])
 
         def found(receiver: tango.DeviceProxy = receiver) -> list[int]:
             return [receiver.missingPackets, receiver.duplicate, receiver.badHeader, receiver.badSize]

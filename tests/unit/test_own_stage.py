@@ -46,7 +46,7 @@ def test_code_that_fails_loses_its_image_and_goes_on() -> None:
     with testing.running(fails, like=PIXELS) as bench:
         bench.send(PIXELS + 1)
         assert bench.stage.counters["failed"] == 1
-        assert "RuntimeError: no such luck" in bench.stage.log_lines[-1]
+        assert any("RuntimeError: no such luck" in line for line in bench.stage.log_lines)
         bench.send(PIXELS)
         assert bench.result()[0] == 2
 
@@ -67,7 +67,7 @@ def test_a_result_of_no_use_is_counted_and_said(made: object) -> None:
     with testing.running(wrong, like=PIXELS) as bench:
         bench.send(PIXELS)
         assert bench.stage.counters["refused"] == 1
-        assert "2-D image" in bench.stage.log_lines[-1]
+        assert any("2-D image" in line for line in bench.stage.log_lines)
 
 
 def test_the_source_cannot_be_changed() -> None:
