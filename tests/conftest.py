@@ -23,6 +23,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "expects_errors: the test provokes errors that are logged")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests of whole systems a second try.
+
+    Several run at a time, on as few cores as there are. A process that got no core for half a second
+    looks to the others like a detector that stopped: they say so, as they should, and the test fails.
+    """
+    for item in items:
+        if item.get_closest_marker("system") or item.get_closest_marker("tango"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
 @pytest.fixture(autouse=True)
 def _no_logged_errors(
     request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture

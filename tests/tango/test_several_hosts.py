@@ -112,7 +112,7 @@ class Hosts:
         for program in self.programs:
             program.process.send_signal(signal.SIGINT)
         for program in self.programs:
-            program.process.wait(20)
+            program.process.wait(90)
 
     def acquire(self, n_images: int, during: Any = None) -> dict[str, Any]:
         prefix = f"run{time.monotonic_ns()}_"
