@@ -78,7 +78,9 @@ class Held:
 
     def check_growth_since(self, before: "Held", n_images: int) -> None:
         kept = (self.n_files, self.n_threads, self.n_segments)
-        assert kept == (before.n_files, before.n_threads, before.n_segments)
+        # Fewer is well: what tests before this one have left may be collected meanwhile.
+        pairs = zip(kept, (before.n_files, before.n_threads, before.n_segments), strict=True)
+        assert all(now <= then for now, then in pairs), kept
         n_blocks = self.n_blocks - before.n_blocks
         n_bytes = self.private_bytes - before.private_bytes
         _log.info("%d images: %+d blocks, %+d bytes private memory", n_images, n_blocks, n_bytes)
@@ -202,5 +204,6 @@ def test_nothing_grows_and_every_ledger_closes(
         viewed = daq.viewer.n_images
     assert viewed > 0
     after = Held.now(detector_name)
-    assert (after.n_files, after.n_threads) == (outside.n_files, outside.n_threads)
+    assert after.n_files <= outside.n_files
+    assert after.n_threads <= outside.n_threads
     assert after.n_segments == 0

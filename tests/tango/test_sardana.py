@@ -93,7 +93,7 @@ def daq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daq]:
 
 def patiently(door: Door, macro: tuple[object, ...]) -> None:
     """Run a macro that needs what the one before has made: the MacroServer hears of it by an event."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while True:
         try:
             door.run(*macro)
