@@ -257,8 +257,7 @@ class DaqConfig(BaseModel):
                     f"filters {at}: kind 'gigafrost': images of a {self.detector_type} have no "
                     "store_image; allowed is 'delay'"
                 )
-        sources = {entry.suffix: entry.source for entry in self.filters}
-        sources |= {entry.suffix: entry.source for entry in self.compressors}
+        sources = self._sources()
         for first in [entry.suffix for entry in self.filters]:
             suffix, passed = first, [first]
             while suffix in sources:
@@ -338,17 +337,21 @@ class DaqConfig(BaseModel):
             raise ConfigError("camera_address: is missing; a camera needs it: tcp://HOST:PORT")
         return self.camera_address
 
+    def _sources(self) -> dict[str, str]:
+        """Return what each filter and compressor listens to, by the suffix of its own stream."""
+        sources = {entry.suffix: entry.source for entry in self.filters}
+        return sources | {entry.suffix: entry.source for entry in self.compressors}
+
     def ring_of(self, suffix: str) -> str:
         """Return the suffix of the ring that holds the pixels of a stream: filters have none."""
-        sources = {entry.suffix: entry.source for entry in self.filters}
+        sources = self._sources()
         while suffix in FILTER_SUFFIXES.values():
             suffix = sources.get(suffix, "image")
         return suffix
 
     def leaves_images_out(self, suffix: str) -> bool:
         """Return whether images may be missing from a stream on purpose: then a gap is no loss."""
-        sources = {entry.suffix: entry.source for entry in self.filters}
-        sources |= {entry.suffix: entry.source for entry in self.compressors}
+        sources = self._sources()
         passing = {"delay-filter", "blosc2", "h5bitshuffle-lz4"}
         passing |= {entry.suffix for entry in self.filters if entry.forward_all}
         while suffix != "image":

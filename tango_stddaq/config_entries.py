@@ -4,6 +4,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tango_stddaq.stage_names import NAME_PATTERN, class_name
+
 SUFFIX_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 FILTER_SUFFIXES: Final = {"gigafrost": "filter", "delay": "delay-filter"}
 """Suffix of the stream of each kind of filter."""
@@ -120,7 +122,7 @@ class OwnStageConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
-    stage: str = Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", description="Its name.")
+    stage: str = Field(pattern=NAME_PATTERN, description="Its name.")
     source: str = Field(
         default="image",
         pattern=SUFFIX_PATTERN,
@@ -133,7 +135,7 @@ class OwnStageConfig(BaseModel):
     @property
     def tango_class(self) -> str:
         """Name of its Tango class, which is that of its server as well."""
-        return "StdDaq" + "".join(part.capitalize() for part in self.stage.split("-"))
+        return f"StdDaq{class_name(self.stage)}"
 
 
 class HostConfig(BaseModel):

@@ -70,6 +70,7 @@ class Bench:
     Parameters
     ----------
     stage
+        Made with a configuration of its own, as `config_for` returns it; not started.
     """
 
     def __init__(self, stage: OwnStage) -> None:

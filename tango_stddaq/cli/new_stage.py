@@ -10,8 +10,7 @@ import typer
 
 from tango_stddaq.config_entries import OwnStageConfig
 from tango_stddaq.errors import FileError
-
-_NAME: Final = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
+from tango_stddaq.stage_names import NAME_PATTERN, class_name
 
 
 class Kind(StrEnum):
@@ -156,7 +155,7 @@ def new_stage(
     output: Annotated[Path, typer.Option(help="Directory that the package is made in.")] = Path(),
 ) -> None:
     """Make a package with a stage of your own, ready to be installed and changed."""
-    if not _NAME.match(name) or len(name) > 40:
+    if not re.match(NAME_PATTERN, name) or len(name) > 40:
         raise typer.BadParameter(
             f"{name!r}: lower case letters and digits with hyphens, like roi-sum", param_hint="NAME"
         )
@@ -178,7 +177,7 @@ def files_of(name: str, kind: Kind) -> dict[str, str]:
         "name": name,
         "package": package,
         "distribution": f"stddaq-{name}",
-        "class_name": "".join(part.capitalize() for part in name.split("-")),
+        "class_name": class_name(name),
         "tango_class": OwnStageConfig(stage=name).tango_class,
     }
     stage, test = (_IMAGE_STAGE, _IMAGE_TEST) if kind is Kind.IMAGE else (_VALUE_STAGE, _VALUE_TEST)

@@ -21,6 +21,7 @@ from tango_stddaq.io import logs
 from tango_stddaq.io.cpus import parse_cpus, running_on
 from tango_stddaq.model import Compression
 from tango_stddaq.processing.compress import DEFAULT_LEVEL
+from tango_stddaq.stage_names import ENTRY_POINTS
 from tango_stddaq.stages.base import Stage
 
 app = typer.Typer(
@@ -319,7 +320,7 @@ def _own_stage(name: str) -> None:
     stage_command(name)(command)
 
 
-for _entry in entry_points(group="tango_stddaq.stages"):
+for _entry in entry_points(group=ENTRY_POINTS):
     _own_stage(_entry.name)
 
 

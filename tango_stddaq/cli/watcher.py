@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tango_stddaq.devices.reasons import first_line
 from tango_stddaq.errors import StdDaqError
 
 _TIMEOUT_MS: Final = 1000
@@ -46,7 +47,7 @@ def find_facade() -> str:
         found = list(tango.Database().get_device_exported("*/stddaq/facade"))
     except tango.DevFailed as error:
         raise StdDaqError(
-            f"no Tango database: {_reason(error)}; set TANGO_HOST, as `stddaq up` prints it"
+            f"no Tango database: {first_line(error)}; set TANGO_HOST, as `stddaq up` prints it"
         ) from None
     if len(found) != 1:
         raise StdDaqError(
@@ -68,13 +69,9 @@ def proxy_of(device: str) -> tango.DeviceProxy:
     try:
         proxy = tango.DeviceProxy(device)
     except tango.DevFailed as error:
-        raise StdDaqError(f"{device}: {_reason(error)}") from None
+        raise StdDaqError(f"{device}: {first_line(error)}") from None
     proxy.set_timeout_millis(_TIMEOUT_MS)
     return proxy
-
-
-def _reason(error: tango.DevFailed) -> str:
-    return str(error.args[0].desc).strip().splitlines()[0]
 
 
 class Watcher:
@@ -96,7 +93,7 @@ class Watcher:
             replies = self._facade.read_attributes(list(_ATTRIBUTES))
             values = {reply.name: reply.value for reply in replies}
         except tango.DevFailed as error:
-            return Text(f"{self._facade.dev_name()} does not answer: {_reason(error)}", "red")
+            return Text(f"{self._facade.dev_name()} does not answer: {first_line(error)}", "red")
         for line in values["stageStates"] or ():
             device, _, state = line.partition(": ")
             self._look_at(self._stages.setdefault(device, StageView(device)), state)

@@ -6,7 +6,6 @@ a second and on every change. Whatever a client sends, it gets an answer and kee
 
 import json
 import queue
-import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from websockets.http11 import Response
 from websockets.sync.server import Server, ServerConnection, serve
 
 from tango_stddaq.closing import Closing
+from tango_stddaq.control.token import HINT, is_allowed
 from tango_stddaq.errors import AcquisitionError, ChannelError, StdDaqError
 from tango_stddaq.io.preflight import Request
 from tango_stddaq.processing.acquisition import DEFAULT_N_IMAGES, DriverStatus
@@ -97,13 +97,9 @@ class WebSocketServer(Closing):
         return int(self._server.socket.getsockname()[1])
 
     def _check_token(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
-        if not self._token or secrets.compare_digest(
-            given.encode(errors="replace"), self._token.encode()
-        ):
+        if is_allowed(request.headers, self._token):
             return None
-        text = "a token is needed: send the header `Authorization: Bearer TOKEN`\n"
-        return connection.respond(HTTPStatus.UNAUTHORIZED, text)
+        return connection.respond(HTTPStatus.UNAUTHORIZED, f"{HINT}\n")
 
     def _talk(self, connection: ServerConnection) -> None:
         outbox: _Outbox = queue.Queue(_MAX_WAITING)

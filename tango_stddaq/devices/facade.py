@@ -19,6 +19,7 @@ from tango_stddaq.devices.acquisition_face import AcquisitionFace
 from tango_stddaq.devices.base import PUSHED, READ_WRITE, push_change, serve, tango_errors
 from tango_stddaq.devices.live_stream import PREVIEW_SIDE
 from tango_stddaq.devices.log_face import LogFace
+from tango_stddaq.devices.reasons import first_line
 from tango_stddaq.errors import AcquisitionError, ConfigError, StdDaqError
 from tango_stddaq.io import config_file, logs
 from tango_stddaq.io.preflight import Request
@@ -167,7 +168,7 @@ class StdDaq(AcquisitionFace, LogFace):
                 )
             ]
         except tango.DevFailed as error:
-            return f"{self.WriterDriverDevice} does not answer: {_first_line(error)}"
+            return f"{self.WriterDriverDevice} does not answer: {first_line(error)}"
         status, busy, progress, ledger, reason, failed, master, files, mean_rate_hz, rate = values
         return {
             "status": status,
@@ -332,7 +333,7 @@ class StdDaq(AcquisitionFace, LogFace):
             try:
                 self._proxy(device).command_inout("ReloadConfig")
             except tango.DevFailed as error:
-                failures.append(f"{device}: {_first_line(error)}")
+                failures.append(f"{device}: {first_line(error)}")
         self._init_error = ""
         self._refresh_now()
         if failures:
@@ -391,7 +392,7 @@ class StdDaq(AcquisitionFace, LogFace):
             try:
                 self._proxy(device).write_attribute("logLevel", logs.level())
             except tango.DevFailed as error:
-                failures.append(f"{device}: {_first_line(error)}")
+                failures.append(f"{device}: {first_line(error)}")
         if failures:
             raise StdDaqError("the log level is not set everywhere: " + "; ".join(failures))
 
@@ -445,7 +446,7 @@ class StdDaq(AcquisitionFace, LogFace):
         try:
             self._proxy(self.WriterDriverDevice).command_inout(command_name)
         except tango.DevFailed as error:
-            raise AcquisitionError(f"{self.WriterDriverDevice}: {_first_line(error)}") from None
+            raise AcquisitionError(f"{self.WriterDriverDevice}: {first_line(error)}") from None
 
     @command(doc_in="Set the counters of all stages to zero, restart those in FAULT.")
     @tango_errors
@@ -461,12 +462,8 @@ class StdDaq(AcquisitionFace, LogFace):
                         proxy.command_inout("Start")
                     proxy.command_inout("Reset")
                 except tango.DevFailed as error:
-                    raise StdDaqError(f"{device}: {_first_line(error)}") from None
+                    raise StdDaqError(f"{device}: {first_line(error)}") from None
             self._refresh_now()
-
-
-def _first_line(error: tango.DevFailed) -> str:
-    return str(error.args[0].desc).splitlines()[0]
 
 
 def main() -> None:

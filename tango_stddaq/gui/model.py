@@ -10,8 +10,10 @@ import taurus
 from taurus.core.taurusbasetypes import TaurusEventType
 from taurus.external.qt import Qt
 
+from tango_stddaq.devices.reasons import one_line
+
 FOLLOWED: Final = (
-    "State", "Status", "acquisitionStatus", "acquiring", "progress", "imagesExpected", "imagesComplete",
+    "State", "Status", "acquiring", "progress", "imagesExpected", "imagesComplete",
     "imagesIncomplete", "imagesLost", "endReason", "lastFile", "stageStates", "imageRate",
     "detectorRate", "preview", "previewId",
 )  # fmt: skip
@@ -86,7 +88,7 @@ class FacadeModel(Qt.QObject):
         try:
             found = {reply.name: reply.value for reply in self._proxy().read_attributes(list(SET_ONCE))}
         except tango.DevFailed as error:
-            self.refused.emit(f"{self.device}: {reason_of(error)}")
+            self.refused.emit(f"{self.device}: {one_line(error)}")
         else:
             self.settings.emit(found)
 
@@ -111,7 +113,7 @@ class FacadeModel(Qt.QObject):
                 try:
                     call(self._proxy())
                 except tango.DevFailed as error:
-                    self.refused.emit(f"{what}: {reason_of(error)}")
+                    self.refused.emit(f"{what}: {one_line(error)}")
                 else:
                     self.done.emit(what)
 
@@ -122,11 +124,6 @@ def plain(value: Any) -> Any:
     """Return a value of Taurus without its unit."""
     value = getattr(value, "magnitude", value)
     return value.name if hasattr(value, "name") and not hasattr(value, "dtype") else value
-
-
-def reason_of(error: tango.DevFailed) -> str:
-    """Return Tango's text in one line."""
-    return " ".join(str(error.args[0].desc).split())
 
 
 def quiet() -> None:

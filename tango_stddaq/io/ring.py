@@ -15,7 +15,7 @@ from typing import Final, Self
 import numpy as np
 
 from tango_stddaq.closing import Closing
-from tango_stddaq.config import segment_bytes
+from tango_stddaq.config import DaqConfig, segment_bytes
 from tango_stddaq.config_entries import RingMemoryConfig
 from tango_stddaq.errors import RingError
 from tango_stddaq.io import ring_memory, segment
@@ -233,6 +233,19 @@ class RingOwner(_Mapped):
             self.close()
             raise
         header["magic"] = MAGIC  # from now on others attach
+
+    @classmethod
+    def of_images(cls, config: DaqConfig, suffix: str, mask_words: int = 0) -> "RingOwner":
+        """Become the owner of the ring of a suffix, with the sizes of the configuration."""
+        sizes = config.sizes
+        name = config.segment(suffix)
+        return cls(name, sizes.n_slots, sizes.slot_bytes, mask_words, config.ring_memory)
+
+    def copy_mask(self, image_id: int, source: "RingReader") -> None:
+        """Take over which packets of an image are missing, from the ring that it was made of."""
+        missing = source.missing_packets(image_id)
+        if missing is not None and missing.size == self.mask_words:
+            self.note_missing(image_id, 0, missing)
 
     def begin(self, image_id: int) -> np.ndarray:
         """Mark the slot as being written and return it; for a ring with a single writer."""

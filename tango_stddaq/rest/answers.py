@@ -1,6 +1,5 @@
 """How the two families of endpoints answer, and whom they answer."""
 
-import secrets
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final
@@ -11,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from tango_stddaq.control.token import HINT, is_allowed
 from tango_stddaq.errors import StdDaqError
 
 MAX_BODY_BYTES: Final = 1024 * 1024
@@ -58,16 +58,9 @@ def install(app: FastAPI, token: str) -> None:
         refusal = _too_large(request)
         if refusal:
             return failure(request, refusal, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        if token and request.url.path not in _OPEN_PATHS and not is_allowed(request.headers, token):
-            message = "a token is needed: send the header `Authorization: Bearer TOKEN`"
-            return failure(request, message, HTTPStatus.UNAUTHORIZED)
+        if request.url.path not in _OPEN_PATHS and not is_allowed(request.headers, token):
+            return failure(request, HINT, HTTPStatus.UNAUTHORIZED)
         return await call_next(request)
-
-
-def is_allowed(headers: Any, token: str) -> bool:
-    """Return whether a request's headers hold the token; takes the same time for all wrong ones."""
-    given = headers.get("Authorization", "").removeprefix("Bearer ").strip()
-    return secrets.compare_digest(given.encode(errors="replace"), token.encode())
 
 
 def _too_large(request: Request) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import tango
 
 from tango_stddaq.closing import Closing
+from tango_stddaq.devices.reasons import one_line
 from tango_stddaq.errors import AcquisitionError, StdDaqError
 from tango_stddaq.io.preflight import Request
 from tango_stddaq.rest.records import Acquisition, Deployment, Records, Snapshot
@@ -232,8 +233,7 @@ def _reasons(device: str, hint: str = "") -> Iterator[None]:
 
 
 def _reason_of(error: tango.DevFailed) -> str:
-    """Return Tango's text in one line: faults of several keys stand in a line each."""
-    return " ".join(str(error.args[0].desc).split())[:_MAX_REASON]
+    return one_line(error)[:_MAX_REASON]
 
 
 def master_request(output_file: str, n_images: int, user_id: int = 0) -> Request:

@@ -25,9 +25,10 @@ def steps(old: DriverStatus, new: DriverStatus, failed: bool) -> list[DriverStat
         return []
     if failed and new is _S.IDLE and old is not _S.ERROR:
         return [_S.ERROR, _S.IDLE]
-    if old is _S.STOP or new not in _WAY:
-        at = _WAY.index(_S.RECORDING) if old is _S.STOP else -1
-        return list(_WAY[at + 1 :]) if old is _S.STOP and new is _S.IDLE else [new]
+    if new not in _WAY:
+        return [new]
+    if old is _S.STOP:
+        return list(_WAY[_WAY.index(_S.SAVING_FILE) :]) if new is _S.IDLE else [new]
     first = _WAY.index(old) + 1 if old in _WAY and old is not _S.IDLE else 0
     last = _WAY.index(new)
     return list(_WAY[first : last + 1]) if first <= last else [*_WAY[first:], *_WAY[: last + 1]]

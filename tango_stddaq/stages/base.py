@@ -21,6 +21,7 @@ from tango_stddaq.stats import Counter, Rate
 TURN_S: Final = 0.02
 """Longest time a turn of a run loop may wait for input: the stage's reaction time to `stop`."""
 ALARM_HOLD_S: Final = 10.0
+_SELDOM_S: Final = 10.0
 LOG_LINES: Final = 200
 
 
@@ -170,6 +171,20 @@ class Stage:
         self.log_lines.append(f"{stamp} {logging.getLevelName(level).lower()} {message}")
         if self.on_message is not None:
             self.on_message(level, message)
+
+    def say_seldom(self, message: str) -> bool:
+        """Warn, unless it was done within the last seconds; returns whether it was done now.
+
+        For what may happen with every message: a neighbour that is set up wrongly must not fill the log.
+        """
+        now = time.monotonic()
+        if now < self._next_seldom_s:
+            return False
+        self._next_seldom_s = now + _SELDOM_S
+        self.say(logging.WARNING, message)
+        return True
+
+    _next_seldom_s = 0.0
 
     # -- what a stage implements -------------------------------------------------------------------
 

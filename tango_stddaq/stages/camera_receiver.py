@@ -1,6 +1,5 @@
 """What the receivers of cameras share: parallel connections in, order, ring and metadata out."""
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ _WINDOW_BYTES: Final = 2**28
 _MAX_WINDOW: Final = 64
 _ROUNDS_PER_TURN: Final = 16
 _LAG_S: Final = 0.001
-_FAULT_PERIOD_S: Final = 10.0
 
 
 class SocketType(StrEnum):
@@ -131,7 +129,6 @@ class CameraReceiver(Stage):
         self._out: zmq.Socket[bytes] | None = None
         self._in: list[zmq.Socket[bytes]] = []
         self._poller = zmq.Poller()
-        self._next_fault_s = 0.0
 
     # -- what a receiver implements ----------------------------------------------------------------
 
@@ -155,12 +152,7 @@ class CameraReceiver(Stage):
     def _open(self) -> None:
         name, sizes = self.config.detector_name, self.config.sizes
         self._out = channels.bind(zmq.PUB, channels.ipc_address(name, "image"))
-        self._ring = RingOwner(
-            self.config.segment("image"),
-            sizes.n_slots,
-            sizes.slot_bytes,
-            memory=self.config.ring_memory,
-        )
+        self._ring = RingOwner.of_images(self.config, "image")
         self._order = self._new_order()
         self._poller = zmq.Poller()
         hwm = _QUEUE_BYTES // (sizes.slot_bytes * self.n_connections)
@@ -249,10 +241,7 @@ class CameraReceiver(Stage):
     def _drop(self, counter: str, reason: str) -> None:
         self.counters[counter] += 1
         self.last_fault = reason
-        now = time.monotonic()
-        if now >= self._next_fault_s:  # a camera that is set up wrongly must not fill the log
-            self._next_fault_s = now + _FAULT_PERIOD_S
-            self.say(logging.WARNING, f"message dropped: {reason}")
+        self.say_seldom(f"message dropped: {reason}")
 
     def _tick(self) -> None:
         order = self._order

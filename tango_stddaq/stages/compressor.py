@@ -178,7 +178,7 @@ class ImageCompressor(Stage):
     # -- the stage ---------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        config, sizes = self.config, self.config.sizes
+        config = self.config
         first = self._compressor()  # loads and checks the library, and compiles, before images come
         first.close()
         self.library = first.library
@@ -189,13 +189,7 @@ class ImageCompressor(Stage):
         self._done.clear()
         self._next_out = self._next_number
         self._out = channels.bind(zmq.PUB, channels.ipc_address(config.detector_name, self.label))
-        self._ring = RingOwner(
-            config.segment(self.label),
-            sizes.n_slots,
-            sizes.slot_bytes,
-            mask_words_of(config),
-            config.ring_memory,
-        )
+        self._ring = RingOwner.of_images(config, self.label, mask_words_of(config))
         self._pixels = PixelSource(config, self._suffixes[1])
         self._reader = self._pixels.reader()  # its page tables are large: not when the first image waits
         self._metadata = MetadataSource(config, self._suffixes[0])
@@ -353,9 +347,7 @@ class ImageCompressor(Stage):
             message.size, message.compression = n_compressed, self._mark
         else:
             memmove(target, source, n_bytes)
-        missing = reader.missing_packets(image_id)
-        if missing is not None and missing.size == ring.mask_words:
-            ring.note_missing(image_id, 0, missing)
+        ring.copy_mask(image_id, reader)
         if not reader.still(image_id, ticket):
             return "overwritten"
         return "compressed_images" if n_compressed else "passed_on"

@@ -78,19 +78,13 @@ class ModuleSync(Stage):
         return Synchronizer(self.detector.modules, self.config.module_sync_queue_size, self._n_packets)
 
     def _open(self) -> None:
-        name, sizes = self.config.detector_name, self.config.sizes
+        name = self.config.detector_name
         self._synchronizer = self._new_synchronizer()
         self._warm_up()
         self._in = channels.bind(zmq.PULL, channels.ipc_address(name, "sync"))
         self._in.setsockopt(zmq.RCVTIMEO, int(TURN_S * 1000))
         self._out = channels.bind(zmq.PUB, channels.ipc_address(name, "image"))
-        self._ring = RingOwner(
-            self.config.segment("image"),
-            sizes.n_slots,
-            sizes.slot_bytes,
-            self._last_mask.size,
-            self.config.ring_memory,
-        )
+        self._ring = RingOwner.of_images(self.config, "image", self._last_mask.size)
 
     def _warm_up(self) -> None:
         """Compile, or load, what the first frame needs."""

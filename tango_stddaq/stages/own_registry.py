@@ -1,18 +1,19 @@
 """Finds the stages that installed packages bring along, by their entry points."""
 
+import re
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from tango_stddaq.errors import ConfigError
-from tango_stddaq.stages.own_stage import NAME_PATTERN, ImageStage, OwnStage
+from tango_stddaq.stage_names import ENTRY_POINTS, NAME_PATTERN
+from tango_stddaq.stages.own_stage import ImageStage, OwnStage
 
-GROUP: Final = "tango_stddaq.stages"
 _TAKEN: Final = frozenset({"image", "sync", "filter", "delay-filter", "blosc2", "h5bitshuffle-lz4"})
 
 
 def names() -> list[str]:
     """Return the names of the stages that are installed."""
-    return sorted({entry.name for entry in entry_points(group=GROUP)})
+    return sorted({entry.name for entry in entry_points(group=ENTRY_POINTS)})
 
 
 def load(name: str) -> type[OwnStage]:
@@ -23,7 +24,7 @@ def load(name: str) -> type[OwnStage]:
     ConfigError
         If there is none of that name, or it cannot be used; the text says why.
     """
-    found: list[EntryPoint] = list(entry_points(group=GROUP, name=name))
+    found: list[EntryPoint] = list(entry_points(group=ENTRY_POINTS, name=name))
     if not found:
         raise ConfigError(
             f"stage {name!r}: is not installed; there are {', '.join(names()) or 'none'}. "
@@ -41,7 +42,7 @@ def load(name: str) -> type[OwnStage]:
     own_name = getattr(kind, "name", None)
     if own_name != name:
         raise ConfigError(f"stage {name!r}: the name of {entry.value} is {own_name!r}; both must agree")
-    if not NAME_PATTERN.match(name) or (issubclass(kind, ImageStage) and name in _TAKEN):
+    if not re.match(NAME_PATTERN, name) or (issubclass(kind, ImageStage) and name in _TAKEN):
         raise ConfigError(
             f"stage {name!r}: choose another name: lower case letters and digits with hyphens, and "
             f"none of {', '.join(sorted(_TAKEN))}"

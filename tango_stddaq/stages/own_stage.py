@@ -4,9 +4,6 @@ Subclass `ImageStage` or `ValueStage`, or decorate a function with `image_stage`
 docs/own-stage.md.
 """
 
-import logging
-import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Final
@@ -22,13 +19,13 @@ from tango_stddaq.io import channels
 from tango_stddaq.io.image_source import MetadataSource, PixelSource
 from tango_stddaq.io.ring import RingOwner, RingReader
 from tango_stddaq.model import Compression, Dtype, Image
+from tango_stddaq.stage_names import class_name
 from tango_stddaq.stages.base import TURN_S, Stage
 from tango_stddaq.stages.own_settings import Setting, Value, settings_of, values_of
 from tango_stddaq.stats import Counter
 
 __all__ = ["Image", "ImageStage", "Setting", "Value", "ValueStage", "image_stage", "value_stage"]
 
-NAME_PATTERN: Final = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
 _BATCH: Final = 64
 _TAKEN_NAMES: Final = frozenset(
     {
@@ -49,7 +46,6 @@ _TAKEN_NAMES: Final = frozenset(
     }
 )
 """What stages and their devices have beside the members of the class."""
-_SAY_AGAIN_S: Final = 10.0
 
 
 class OwnStage(Stage):
@@ -106,7 +102,6 @@ class OwnStage(Stage):
             known[name].__set__(self, value)
         self._metadata: MetadataSource | None = None
         self._pixels: PixelSource | None = None
-        self._said_s = -_SAY_AGAIN_S
 
     def __init_subclass__(cls, **more: Any) -> None:
         super().__init_subclass__(**more)
@@ -171,12 +166,8 @@ class OwnStage(Stage):
 
     def _complain(self, text: str, error: Exception | None = None) -> None:
         """Log what is wrong with images, but not a thousand times a second."""
-        now = time.monotonic()
-        if now - self._said_s >= _SAY_AGAIN_S:
-            self._said_s = now
-            self.say(logging.WARNING, text)
-            if error is not None:
-                self.log.info("traceback of %s", self.title, exc_info=error)
+        if self.say_seldom(text) and error is not None:
+            self.log.info("traceback of %s", self.title, exc_info=error)
 
     def _more_statistics(self) -> dict[str, float]:
         found = {name: float(getattr(self, name)) for name in values_of(type(self))}
@@ -232,15 +223,9 @@ class ImageStage(OwnStage):
 
     def _open(self) -> None:
         super()._open()
-        config, sizes = self.config, self.config.sizes
+        config = self.config
         self._out = channels.bind(zmq.PUB, channels.ipc_address(config.detector_name, self.name))
-        self._ring = RingOwner(
-            config.segment(self.name),
-            sizes.n_slots,
-            sizes.slot_bytes,
-            mask_words_of(config),
-            config.ring_memory,
-        )
+        self._ring = RingOwner.of_images(config, self.name, mask_words_of(config))
 
     def _handle(self, image: Image, pixels: np.ndarray) -> np.ndarray | None:
         made = self.process(pixels, image)
@@ -275,9 +260,8 @@ class ImageStage(OwnStage):
 
     def _pass_mask_on(self, image: Image, ring: RingOwner) -> None:
         reader = self._pixels.reader() if self._pixels is not None else None
-        missing = reader.missing_packets(image.image_id) if reader is not None else None
-        if missing is not None and missing.size == ring.mask_words:
-            ring.note_missing(image.image_id, 0, missing)
+        if reader is not None:
+            ring.copy_mask(image.image_id, reader)
 
     def _close(self) -> None:
         super()._close()
@@ -308,7 +292,7 @@ def image_stage(name: str) -> Callable[[Callable[[np.ndarray], np.ndarray | None
         def process(_self: ImageStage, pixels: np.ndarray, _image: Image) -> np.ndarray | None:
             return function(pixels)
 
-        return type(_class_name(name), (ImageStage,), _members(name, function, process))
+        return type(class_name(name), (ImageStage,), _members(name, function, process))
 
     return make
 
@@ -324,7 +308,7 @@ def value_stage(
 
         described = (function.__doc__ or name).splitlines()[0]
         members = {**_members(name, function, process), "value": Value(unit, described)}
-        return type(_class_name(name), (ValueStage,), members)
+        return type(class_name(name), (ValueStage,), members)
 
     return make
 
@@ -336,7 +320,3 @@ def _members(name: str, function: Callable[..., Any], process: Callable[..., Any
         "__doc__": function.__doc__,
         "__module__": function.__module__,
     }
-
-
-def _class_name(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("-"))

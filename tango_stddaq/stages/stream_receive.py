@@ -1,6 +1,5 @@
 """Stream receiver: one part of every image, or every n-th image, from another server into our ring."""
 
-import logging
 import time
 from collections.abc import Sequence
 from typing import ClassVar, Final
@@ -27,7 +26,6 @@ _MESSAGES_PER_TURN: Final = 64
 _QUEUE_BYTES: Final = 2**30
 _MAX_HWM: Final = 1000
 _ANNOUNCE_MS: Final = 20
-_FAULT_PERIOD_S: Final = 10.0
 
 
 class StreamReceive(Stage):
@@ -81,7 +79,6 @@ class StreamReceive(Stage):
         self._ring: RingWriter | None = None
         self._last = -1
         self._last_s = 0.0
-        self._next_fault_s = 0.0
 
     def _open(self) -> None:
         slots.prepare()
@@ -183,10 +180,7 @@ class StreamReceive(Stage):
     def _drop(self, counter: str, reason: str) -> None:
         self.counters[counter] += 1
         self.last_fault = reason
-        now = time.monotonic()
-        if now >= self._next_fault_s:  # a sender that is set up wrongly must not fill the log
-            self._next_fault_s = now + _FAULT_PERIOD_S
-            self.say(logging.WARNING, f"message dropped: {reason}")
+        self.say_seldom(f"message dropped: {reason}")
 
     def _tick(self) -> None:
         if self._in is not None:

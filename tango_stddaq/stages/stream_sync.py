@@ -86,7 +86,7 @@ class ForwardSync(Stage):
         return Gatherer(self._needed, min(self.config.module_sync_queue_size, most), most)
 
     def _open(self) -> None:
-        config, sizes = self.config, self.config.sizes
+        config = self.config
         self._gatherer = self._new_gatherer()
         if not self.active:
             return
@@ -94,13 +94,7 @@ class ForwardSync(Stage):
         self._poller = zmq.Poller()
         self._listen(channels.bind(zmq.PULL, channels.ipc_address(name, "sync")), False)
         self._out = channels.bind(zmq.PUB, channels.ipc_address(name, "image"))
-        self._ring = RingOwner(
-            config.segment("image"),
-            sizes.n_slots,
-            sizes.slot_bytes,
-            mask_words_of(config),
-            config.ring_memory,
-        )
+        self._ring = RingOwner.of_images(config, "image", mask_words_of(config))
 
     def _listen(self, handle: "zmq.Socket[bytes]", is_order: bool) -> None:
         self._in[handle] = is_order
