@@ -82,14 +82,12 @@ def _highest(
     for _ in range(_STEPS):
         middle = (low + high) / 2
         n_images = int(min(middle * seconds, _MAX_FILE_BYTES / config.sizes.slot_bytes))
-        before = [child.ask(cpu_of) for child in children]
-        complete, sent_hz = _acquire(sender, children[1], n_images, middle)
-        after = [child.ask(cpu_of) for child in children]
+        complete, sent_hz, cpu = _acquire(sender, children, n_images, middle)
         if complete == n_images:
             low = min(middle, sent_hz)
             spent = {}
-            for child, a, b in zip(children, before, after, strict=True):
-                spent[child.name] = spent.get(child.name, 0.0) + (b - a) / n_images * 1e6
+            for child, seconds_of_it in zip(children, cpu, strict=True):
+                spent[child.name] = spent.get(child.name, 0.0) + seconds_of_it / n_images * 1e6
         else:
             high = middle
     return low, spent
@@ -100,14 +98,24 @@ def cpu_of(_: object) -> float:
     return cpu_s()
 
 
-def _acquire(sender: Child, driver: Child, n_images: int, rate_hz: float) -> tuple[int, float]:
+def _acquire(
+    sender: Child, children: list[Child], n_images: int, rate_hz: float
+) -> tuple[int, float, list[float]]:
+    """Return the complete images, the rate sent, and the CPU seconds of each stage.
+
+    These are those of the images: to make, check and join files is the same work for one and a million.
+    """
+    driver = children[1]
     first_id = sender.ask(next_id)
-    driver.ask(Begin(f"run{first_id}_", n_images, first_id))
+    driver.ask(Begin(f"run{first_id}_", n_images + 1, first_id))
+    before = [child.ask(cpu_of) for child in children]
     sent_hz = sender.ask(Send(n_images, rate_hz))
-    complete = driver.ask(wait_for_end)
+    driver.ask(wait_for_images)
+    cpu = [child.ask(cpu_of) - start for child, start in zip(children, before, strict=True)]
+    complete = driver.ask(end)
     for path in _DIRECTORY.glob("*.h5"):
         path.unlink()
-    return complete, sent_hz
+    return complete, sent_hz, cpu
 
 
 def next_id(sender: dict[str, Any]) -> int:
@@ -126,14 +134,18 @@ class Begin:
         driver.begin(self.request)
 
 
-def wait_for_end(driver: WriterDriver) -> int:
-    """Wait until nothing more comes, end the acquisition, and return the complete images."""
+def wait_for_images(driver: WriterDriver) -> None:
+    """Wait until nothing more comes."""
     while driver.busy and driver.n_dispatched == 0:
         time.sleep(0.1)
     n = -1
     while driver.busy and driver.n_dispatched != n:
         n = driver.n_dispatched
         driver.wait_until_idle(1.0)
+
+
+def end(driver: WriterDriver) -> int:
+    """End the acquisition; return the complete images."""
     driver.finish()
     driver.wait_until_idle(30)
     return driver.ledger.complete

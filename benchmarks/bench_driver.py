@@ -1,20 +1,18 @@
-"""What the writer driver costs for each image, and how soon one acquisition may follow another."""
+"""How soon one acquisition may follow another."""
 
 import statistics
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import zmq
 
 from benchmarks.result import Result
 from tango_stddaq import config as config_module
-from tango_stddaq.codecs import image_metadata, writer_action
+from tango_stddaq.codecs import image_metadata
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.io import channels
 from tango_stddaq.io.preflight import Request
@@ -24,15 +22,13 @@ from tango_stddaq.processing.acquisition import DriverStatus
 from tango_stddaq.stages.file_writer import FileWriter
 from tango_stddaq.stages.writer_driver import WriterDriver
 
-BATCH = 256
 HEIGHT, WIDTH = 128, 480
-DRIVER_TARGET_US = 25.0
 GAP_TARGET_S = 0.5
 
 
 def run(quick: bool) -> list[Result]:
-    """Measure both."""
-    return [_cost(4 if quick else 20), _gap(5 if quick else 15)]
+    """Measure it."""
+    return [_gap(5 if quick else 15)]
 
 
 def _config() -> DaqConfig:
@@ -91,55 +87,6 @@ def _begin(driver: WriterDriver, directory: str, prefix: str, n_images: int) -> 
     driver.begin(Request(directory, prefix, n_images), wait_s=10)
     while driver.acquisition_status is not DriverStatus.WAITING_FOR_FIRST_IMAGE:
         time.sleep(0.001)
-
-
-def _cost(n_batches: int) -> Result:
-    """Give the driver's own code what it gets in its loop; count the time of this thread alone."""
-    config = _config()
-    n_images = n_batches * BATCH
-    source = _Source(config)
-    messages = [source.metadata(k) for k in range(n_images)]
-    driver = WriterDriver(config)
-    costs = []
-    with ExitStack() as stack:
-        stack.callback(source.close)
-        stop = threading.Event()
-        takers = [threading.Thread(target=_take_all, args=(config, i, stop)) for i in range(2)]
-        driver._open()
-        stack.callback(driver._close)
-        for taker in takers:
-            taker.start()
-            stack.callback(taker.join)
-        stack.callback(stop.set)
-        links = driver.links
-        while not all(link.is_same_as(1) for link in links.all):
-            time.sleep(0.01)
-        driver._request = Request("/", "none", n_images + 1)
-        driver._account.n_images = n_images + 1
-        driver.acquisition_status = DriverStatus.RECORDING
-        for first in range(0, n_images, BATCH):
-            start = time.thread_time()
-            driver._take(messages[first : first + BATCH])
-            links.pump()
-            costs.append(time.thread_time() - start)
-            time.sleep(0.01)
-        driver.acquisition_status = DriverStatus.IDLE
-    return Result(
-        "driver/cost of an image", statistics.median(costs) / BATCH * 1e6, "us", DRIVER_TARGET_US,
-        "target; less is better", "CPU time of the driver's thread: parse, account, hand on",
-    )  # fmt: skip
-
-
-def _take_all(config: DaqConfig, writer_id: int, stop: threading.Event) -> None:
-    """Take actions as a writer does, and throw them away."""
-    name = config.detector_name
-    out = channels.bind(zmq.PUSH, channels.ipc_address(name, f"writer-{writer_id}"), 1000)
-    actions: Any = channels.connect(zmq.PULL, channels.ipc_address(name, f"driver-{writer_id}"), 100_000)
-    while not stop.is_set():
-        if actions.poll(20):
-            writer_action.parse(actions.recv())
-    channels.close(actions)
-    channels.close(out)
 
 
 def _gap(n_acquisitions: int) -> Result:

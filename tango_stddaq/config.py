@@ -112,7 +112,10 @@ class DaqConfig(BaseModel):
         default=False, description="Senders take whole images in turn instead of parts."
     )
     module_sync_queue_size: int = Field(
-        default=50, ge=1, le=100_000, description="Images that an incomplete image may wait for."
+        default=50,
+        ge=1,
+        le=100_000,
+        description="Newer images that an incomplete image waits for, and at least 50 ms.",
     )
     gpfs_block_size: int = Field(
         default=16 * 2**20, ge=1, description="Block of the file system in bytes; sets the chunks."

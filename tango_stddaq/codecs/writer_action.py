@@ -9,9 +9,6 @@ from tango_stddaq.codecs import image_metadata
 from tango_stddaq.codecs.pb import std_daq_protocol_pb2 as pb
 from tango_stddaq.model import Image
 
-_RECORD_IMAGE: Final = b"\x12"
-"""Field 2 of `WriterAction`; then field 1 of `RecordImage`. Both have their length in front."""
-_IMAGE_METADATA: Final = b"\x0a"
 _RECEIVED_NS: Final = b"\xb0\x06"
 """Field 102 of `ImageMetadata`, a number."""
 MAX_OVERWRITTEN: Final = 8
@@ -117,27 +114,6 @@ def received_at(unix_ns: int) -> bytes:
     Fields of a message may come in any order, so it may simply follow the others.
     """
     return _RECEIVED_NS + _varint(unix_ns)
-
-
-def record(metadata: bytes, end: bytes = b"") -> bytes:
-    """Serialize a `RecordImage` around the bytes of an `ImageMetadata`, as `encode` does, but faster.
-
-    Parameters
-    ----------
-    metadata
-        As it was received: fields that we do not know go on with it.
-    end
-        More fields of it, from `received_at`.
-
-    Raises
-    ------
-    ValueError
-        If it does not fit the 512 bytes that existing writers read.
-    """
-    n_bytes = len(metadata) + len(end)
-    length = _varint(n_bytes)
-    head = _RECORD_IMAGE + _varint(n_bytes + 1 + len(length)) + _IMAGE_METADATA + length
-    return _checked(head + metadata + end)
 
 
 def _varint(number: int) -> bytes:

@@ -5,8 +5,9 @@ import zmq
 
 from tango_stddaq.codecs import image_metadata
 from tango_stddaq.config import DaqConfig
-from tango_stddaq.io import channels
+from tango_stddaq.io import channels, zmq_calls
 from tango_stddaq.io.ring import RingReader
+from tango_stddaq.io.zmq_calls import handle_of, receive_rows
 from tango_stddaq.model import Image
 
 
@@ -55,6 +56,28 @@ class MetadataSource:
             except zmq.Again:
                 pass
         return messages
+
+    def receive_rows(self, timeout_ms: int, rows: np.ndarray, lengths: np.ndarray) -> int:
+        """Take messages without an object for each; waits for the first one.
+
+        Parameters
+        ----------
+        rows, lengths
+            (n, room) uint8 and (n,) int64: get at most `n` messages. What is longer than `room` is cut.
+
+        Returns
+        -------
+        int
+            How many came.
+
+        Raises
+        ------
+        ChannelError
+            If the socket fails.
+        """
+        n = int(receive_rows(handle_of(self._socket), timeout_ms, rows, lengths))
+        zmq_calls.check(-min(n, 0))
+        return n
 
     def close(self) -> None:
         """Stop listening."""

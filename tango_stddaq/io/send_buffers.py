@@ -10,11 +10,11 @@ from typing import Final
 
 import numpy as np
 import zmq
-import zmq.backend.cython._zmq as _backend
 from numba import cfunc
 
 from tango_stddaq.closing import Closing
 from tango_stddaq.errors import ChannelError
+from tango_stddaq.io.zmq_calls import libzmq
 from tango_stddaq.processing.native import swap_u64_if
 
 _MESSAGE_BYTES: Final = 64
@@ -22,11 +22,9 @@ _MESSAGE_BYTES: Final = 64
 _KEPT: Final = 4
 """Buffers that are kept while nothing is sent."""
 
-# The extension module is linked to the very libzmq that made the sockets, wherever that lies.
-_libzmq: Final = ctypes.CDLL(_backend.__file__, use_errno=True)
-_libzmq.zmq_msg_init_data.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_size_t] + [ctypes.c_void_p] * 2
-_libzmq.zmq_msg_send.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
-_libzmq.zmq_msg_close.argtypes = [ctypes.c_void_p]
+libzmq.zmq_msg_init_data.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_size_t] + [ctypes.c_void_p] * 2
+libzmq.zmq_msg_send.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
+libzmq.zmq_msg_close.argtypes = [ctypes.c_void_p]
 
 
 @cfunc("void(uintp, uintp)", cache=True)
@@ -91,13 +89,13 @@ class SendBuffers(Closing):
         """
         message, flag = self._message.ctypes.data, self._busy.ctypes.data + 8 * number
         self._busy[number] = 1
-        _libzmq.zmq_msg_init_data(
+        libzmq.zmq_msg_init_data(
             message, self._arrays[number].ctypes.data, n_bytes, _release.address, flag
         )
-        while _libzmq.zmq_msg_send(message, handle.underlying, flags) < 0:
+        while libzmq.zmq_msg_send(message, handle.underlying, flags) < 0:
             code = ctypes.get_errno()
             if code != errno.EINTR:
-                _libzmq.zmq_msg_close(message)  # which frees the buffer
+                libzmq.zmq_msg_close(message)  # which frees the buffer
                 raise ChannelError(f"live stream: not sent: {zmq.strerror(code)}")
 
     def shrink(self) -> None:

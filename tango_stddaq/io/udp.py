@@ -8,14 +8,20 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import zmq
 from numba import types, uint32, uint64, uintp
 
+from tango_stddaq.detectors.layout import FRAME_HEADER_BYTES
 from tango_stddaq.errors import ReceiverError
+from tango_stddaq.io import zmq_calls
+from tango_stddaq.io.channels import MAX_MESSAGE_BYTES
+from tango_stddaq.io.zmq_calls import EAGAIN, EINTR
 from tango_stddaq.processing.accounting import account
 from tango_stddaq.processing.arming import arm
 from tango_stddaq.processing.assembly import IDLE, MAX_FINISHED_PER_MESSAGE, Workspace
 from tango_stddaq.processing.columns import MAX_EVENTS, PACKETS
 from tango_stddaq.processing.compiled import compiled, inner
+from tango_stddaq.processing.frame_headers import FrameHeaders, fill_headers
 from tango_stddaq.processing.native import clock_gettime, clock_nanosleep, errno_location, poll, recvmmsg
 
 WANTED_BUFFER_BYTES: Final = 256 * 2**20
@@ -26,8 +32,6 @@ _UDP_GRO: Final = 104
 _MEMINFO_DROPS: Final = 8
 _POLLIN: Final = 1
 _DONTWAIT: Final = 0x40
-_EAGAIN: Final = 11
-_EINTR: Final = 4
 _CLOCK_MONOTONIC: Final = 1
 _ANNOUNCED: Final = 2
 _INTERVAL: Final = 3
@@ -36,6 +40,8 @@ _CALLS: Final = 8
 ANNOUNCE_NS: Final = 1_000_000
 """Many frames announced together cost little more than one alone."""
 _TURN_NS: Final = 20_000_000
+MAX_HEADERS: Final = MAX_MESSAGE_BYTES // FRAME_HEADER_BYTES
+"""Headers in one message."""
 _NAP_NS: Final = 100_000
 _NAP_BUFFER_BYTES: Final = 16 * 2**20
 """A smaller receive buffer could run over while the loop naps."""
@@ -106,11 +112,21 @@ class PacketLoop:
     sockets
         One per source of the workspace, in its order; none for a turn that only compiles the loop.
     announce_ns
-        Turns that finish frames are so far apart at least.
+        Frames are announced with those that follow them within so long.
+    headers, missing, target
+        To announce them without Python: their headers, (n_sources,) int64 to which the packets that
+        they miss are added, and a PUSH socket. Without a socket, or where it takes nothing, a turn ends
+        with finished frames in the workspace, for the caller to announce.
     """
 
     def __init__(
-        self, workspace: Workspace, sockets: list[UdpSocket], announce_ns: int = ANNOUNCE_NS
+        self,
+        workspace: Workspace,
+        sockets: list[UdpSocket],
+        announce_ns: int = ANNOUNCE_NS,
+        headers: FrameHeaders | None = None,
+        missing: np.ndarray | None = None,
+        target: "zmq.Socket[bytes] | None" = None,
     ) -> None:
         room = len(workspace.events)
         if room < len(workspace.messages) * MAX_FINISHED_PER_MESSAGE:
@@ -124,6 +140,13 @@ class PacketLoop:
         self._nap_ns = _NAP_NS if room >= _NAP_BUFFER_BYTES else 0
         # struct timespec, then when frames were announced last and how long to wait until the next time
         self._clock = np.array([0, 0, 0, announce_ns], np.int64)
+        self._target = zmq_calls.handle_of(target) if target is not None and headers is not None else 0
+        nothing = np.zeros((1, 1), np.uint8), np.zeros(1, np.int64), np.zeros((1, 8), np.int64)
+        self._headers = (
+            headers.arrays(workspace.events, missing)
+            if headers is not None
+            else (*nothing, np.zeros(1, np.int64), nothing[0])
+        )
 
     def turn(self, timeout_ms: int) -> int:
         """Wait for packets and take what is there; the GIL is free meanwhile.
@@ -145,6 +168,8 @@ class PacketLoop:
                 timeout_ms,
                 self._nap_ns,
                 self._clock,
+                self._target,
+                self._headers,
                 *workspace.arrays(),
             )
         )
@@ -161,10 +186,10 @@ def _now_ns(clock):
 
 @compiled
 def _receive(
-    polls, timeout_ms, nap_ns, clock, table, offsets, iov, bundle_iov, messages, armed, n_events, maps,
-    geometry,
+    polls, timeout_ms, nap_ns, clock, target, headers, table, offsets, iov, bundle_iov, messages, armed,
+    n_events, maps, geometry,
 ):  # fmt: skip
-    """Wait for packets and take them until frames are to be announced, or until the timeout.
+    """Take packets and announce frames until the timeout, or until there are some to announce elsewhere.
 
     A frame is announced at once where none was for the interval, and otherwise with those that follow
     within it. A negative result is an errno.
@@ -178,7 +203,7 @@ def _receive(
         ready = poll(uintp(polls.ctypes.data), uint64(polls.shape[0]), types.int32(wait_ms))
         if ready < 0:
             error = errno_location()[0]
-            return total if error == _EINTR else -error
+            return total if error == EINTR else -error
         if ready == 0 and n_events[0] == 0:
             if total == 0:
                 for source in range(n_sources):
@@ -197,7 +222,9 @@ def _receive(
         is_due = nap_ns == 0 or is_full or now_ns - clock[_ANNOUNCED] >= clock[_INTERVAL]
         if n_events[0] > 0 and is_due:
             clock[_ANNOUNCED] = now_ns
-            return total
+            _announce(target, headers, n_events)
+            if n_events[0] > 0:
+                return total
         if waited_ms >= timeout_ms:
             return total
         # To be woken for every message costs more than to take it: a little later there are several.
@@ -206,6 +233,21 @@ def _receive(
             clock_nanosleep(
                 types.int32(_CLOCK_MONOTONIC), types.int32(0), uintp(clock.ctypes.data), uintp(0)
             )
+
+
+@inner
+def _announce(target, headers, n_events):
+    """Send the headers of finished frames; where they cannot go out now the events stay."""
+    events, modules, rows, missing, out = headers
+    if target == 0 or n_events[0] > MAX_HEADERS:
+        return
+    kept = missing.copy()
+    fill_headers(n_events[0], events, modules, rows, missing, out)
+    n_bytes = n_events[0] * FRAME_HEADER_BYTES
+    if zmq_calls.send(target, out.ctypes.data, n_bytes) < 0:
+        missing[:] = kept
+    else:
+        n_events[0] = 0
 
 
 @inner
@@ -230,7 +272,7 @@ def _drain(
                 )  # fmt: skip
                 if n < 0:
                     error = errno_location()[0]
-                    if error != _EAGAIN and error != _EINTR:
+                    if error != EAGAIN and error != EINTR:
                         return -error
                     polls[source, 1] &= 0xFFFF
                     break

@@ -131,6 +131,49 @@ class Account:
             self.incomplete.add(image_id)
         return True
 
+    def take_all(self, image_ids: np.ndarray, status: np.ndarray) -> tuple[np.ndarray, str]:
+        """Note images that were announced one behind the other, as `take` does.
+
+        Parameters
+        ----------
+        image_ids, status
+            (n,) int64 each.
+
+        Returns
+        -------
+        tuple
+            (n,) bool, which of them belong to the acquisition; and why no more can: ids went back. "" if
+            they did not.
+        """
+        wanted = np.zeros(image_ids.size, bool)
+        at = 0
+        while at < image_ids.size:
+            n_run = self._take_run(image_ids[at:], status[at:])
+            wanted[at : at + n_run] = True
+            at += n_run
+            if at < image_ids.size:
+                try:
+                    wanted[at] = self.take(int(image_ids[at]), int(status[at]))
+                except AcquisitionError as error:
+                    return wanted, str(error)
+                at += 1
+        return wanted, ""
+
+    def _take_run(self, image_ids: np.ndarray, status: np.ndarray) -> int:
+        """Note the images that follow the last one without a gap; returns how many they are."""
+        left = self.n_images - self.n_dispatched - self.not_received.count
+        if self.last_id is None or left <= 0:
+            return 0
+        first = self.last_id + 1
+        differ = np.flatnonzero(image_ids != np.arange(first, first + image_ids.size))
+        n = min(int(differ[0]) if differ.size else image_ids.size, left)
+        self.last_id += n
+        self.n_dispatched += n
+        self.dispatched.add_range(first, first + n - 1)
+        for image_id in image_ids[:n][status[:n] != Status.GOOD_IMAGE].tolist():
+            self.incomplete.add(image_id)
+        return n
+
     def provisional(self) -> Ledger:
         """Return the ledger as if everything handed to the writers will be stored."""
         ledger = Ledger(requested=self.n_images)

@@ -58,13 +58,17 @@ class FrameHeaders:
         np.ndarray
             (n,) of the detector's frame header, valid until the next call.
         """
+        fill_headers(events.size, *self.arrays(events, missing))
+        return self._out[: events.size].view(self._dtype)[:, 0]
+
+    def arrays(self, events: np.ndarray, missing: np.ndarray | None) -> tuple[np.ndarray, ...]:
+        """Return what `fill_headers` takes, with room for the headers of all `events`; see `of`."""
         if events.size > len(self._out):
             self._out = np.zeros((2 * events.size, FRAME_HEADER_BYTES), np.uint8)
         if missing is None:
             missing = np.zeros(self._modules.size, np.int64)
         raw = events.view(np.uint8).reshape(-1, EVENT.itemsize)
-        _fill(raw, self._modules, self._rows, missing, self._out)
-        return self._out[: events.size].view(self._dtype)[:, 0]
+        return raw, self._modules, self._rows, missing, self._out
 
 
 @inner
@@ -82,8 +86,9 @@ def _put(out, i, at, n_bytes, value):
 
 
 @compiled
-def _fill(events, modules, rows, missing, out):
-    for i in range(events.shape[0]):
+def fill_headers(n, events, modules, rows, missing, out):
+    """Make the headers of the first `n` events; the rest is what `FrameHeaders.arrays` returns."""
+    for i in range(n):
         for k in range(out.shape[1]):
             out[i, k] = uint8(0)
         n_missing = _get(events, i, 8, 8)

@@ -13,16 +13,18 @@ from tango_stddaq.processing.slots import MAX_IMAGE_ID, NO_EPOCH, is_later_epoch
 _NAMES: Final = (
     "last", "epoch", "was_idle", "n_late", "n_duplicate", "n_restarts", "n_foreign", "n_skipped",
     "n_unmarked", "n_waiting", "head", "released", "n_modules", "queue_size", "packets_per_frame",
+    "now_ns", "patience_ns", "max_waiting",
 )  # fmt: skip
 STATE: Final = {name: at for at, name in enumerate(_NAMES)}
 """Columns of the synchronizer's state."""
 N_STATE: Final = len(_NAMES)
 (
     _LAST, _EPOCH, _WAS_IDLE, _N_LATE, _N_DUPLICATE, _N_RESTARTS, _N_FOREIGN, _N_SKIPPED, _N_UNMARKED,
-    _N_WAITING, _HEAD, _RELEASED, _N_MODULES, _QUEUE_SIZE, _PACKETS,
+    _N_WAITING, _HEAD, _RELEASED, _N_MODULES, _QUEUE_SIZE, _PACKETS, _NOW_NS, _PATIENCE_NS, _MAX_WAITING,
 ) = range(N_STATE)  # fmt: skip
 
-_ID, _MISSING_PACKETS, _MISSING_MODULES, _HEADER = range(4)  # words of a JOINED record
+ID, MISSING_PACKETS, MISSING_MODULES, SINCE_NS, HEADER = range(5)
+"""Words of a `synchronize.JOINED` record."""
 _HEADER_BYTES: Final = FRAME_HEADER.itemsize
 _fields = FRAME_HEADER.fields or {}
 _MODULE_AT, _MARK_AT, _EPOCH_AT = (_fields[name][1] for name in ("module_id", "mark", "epoch"))
@@ -72,7 +74,7 @@ def take(
             continue
         arrived[entry, module >> 6] |= bit
         n_arrived[entry] += 1
-        waiting[entry, _MISSING_PACKETS] += missing
+        waiting[entry, MISSING_PACKETS] += missing
         if n_arrived[entry] == state[_N_MODULES] or state[_N_WAITING] > state[_QUEUE_SIZE]:
             n_out = _release_ready(
                 n_out, state, waiting, n_arrived, arrived, order, free, out, out_arrived
@@ -134,11 +136,11 @@ def _entry_of(image_id, header, state, waiting, n_arrived, arrived, order, free)
     low, high = head, head + n
     while low < high:
         middle = (low + high) // 2
-        if waiting[order[middle], _ID] < image_id:
+        if waiting[order[middle], ID] < image_id:
             low = middle + 1
         else:
             high = middle
-    if low < head + n and waiting[order[low], _ID] == image_id:
+    if low < head + n and waiting[order[low], ID] == image_id:
         return order[low]
     if head + n == order.shape[0]:  # the end of the memory: go on at its beginning
         for k in range(n):
@@ -149,9 +151,10 @@ def _entry_of(image_id, header, state, waiting, n_arrived, arrived, order, free)
     entry = free[free.shape[0] - 1 - n]
     order[low] = entry
     state[_N_WAITING] = n + 1
-    waiting[entry, _ID] = image_id
-    waiting[entry, _MISSING_PACKETS] = 0
-    kept = np.int64(waiting.ctypes.data) + 8 * (entry * waiting.shape[1] + _HEADER)
+    waiting[entry, ID] = image_id
+    waiting[entry, MISSING_PACKETS] = 0
+    waiting[entry, SINCE_NS] = state[_NOW_NS]
+    kept = np.int64(waiting.ctypes.data) + 8 * (entry * waiting.shape[1] + HEADER)
     memcpy(uintp(kept), uintp(header), uintp(_HEADER_BYTES))
     n_arrived[entry] = 0
     for word in range(arrived.shape[1]):
@@ -162,9 +165,11 @@ def _entry_of(image_id, header, state, waiting, n_arrived, arrived, order, free)
 @inner
 def _release_ready(n_out, state, waiting, n_arrived, arrived, order, free, out, out_arrived):
     while state[_N_WAITING] > 0:
-        is_complete = n_arrived[order[state[_HEAD]]] == state[_N_MODULES]
-        if not is_complete and state[_N_WAITING] <= state[_QUEUE_SIZE]:
-            break
+        entry = order[state[_HEAD]]
+        if n_arrived[entry] < state[_N_MODULES] and state[_N_WAITING] <= state[_MAX_WAITING]:
+            has_waited = state[_NOW_NS] - waiting[entry, SINCE_NS] >= state[_PATIENCE_NS]
+            if state[_N_WAITING] <= state[_QUEUE_SIZE] or not has_waited:
+                break
         n_out = _release_first(n_out, state, waiting, n_arrived, arrived, order, free, out, out_arrived)
     return n_out
 
@@ -182,34 +187,13 @@ def _release_first(n_out, state, waiting, n_arrived, arrived, order, free, out, 
     state[_HEAD] += 1
     state[_N_WAITING] -= 1
     free[free.shape[0] - 1 - state[_N_WAITING]] = entry
-    image_id = waiting[entry, _ID]
+    image_id = waiting[entry, ID]
     for word in range(out.shape[1]):
         out[n_out, word] = waiting[entry, word]
-    out[n_out, _MISSING_MODULES] = state[_N_MODULES] - n_arrived[entry]
+    out[n_out, MISSING_MODULES] = state[_N_MODULES] - n_arrived[entry]
     for word in range(arrived.shape[1]):
         out_arrived[n_out, word] = arrived[entry, word]
     if state[_RELEASED] >= 0 and image_id > state[_RELEASED] + 1:
         state[_N_SKIPPED] += image_id - state[_RELEASED] - 1
     state[_LAST] = state[_RELEASED] = image_id
     return n_out + 1
-
-
-@compiled
-def summarize(joined, published, packets_per_frame, n_missing):
-    """Count what became of images; `n_missing` (n,) gets the packets that each is missing.
-
-    Returns
-    -------
-    tuple
-        Images published, those of them with packets missing, modules that never came, and the position
-        of the last image published with packets missing (-1: none).
-    """
-    n_published, n_incomplete, n_modules, last = 0, 0, 0, -1
-    for i in range(joined.shape[0]):
-        n_modules += joined[i, _MISSING_MODULES]
-        n_missing[i] = joined[i, _MISSING_PACKETS] + joined[i, _MISSING_MODULES] * packets_per_frame
-        n_published += published[i]
-        if published[i] and n_missing[i] > 0:
-            n_incomplete += 1
-            last = i
-    return n_published, n_incomplete, n_modules, last

@@ -48,8 +48,6 @@ class MetadataTemplate:
         self._key = 0 if fields is None else fields.number << 3 | _LENGTH_DELIMITED
         rows = [] if fields is None else [field.row(frame_header) for field in fields.fields]
         self._rows = np.array(rows, np.int64).reshape(-1, 5)
-        self._out = np.zeros((0, _MAX_BYTES), np.uint8)
-        self._ends = np.zeros(0, np.int64)
 
     def encode(
         self,
@@ -72,15 +70,14 @@ class MetadataTemplate:
         list of bytes
             A message for each.
         """
-        if ids.size > len(self._out):
-            self._out = np.zeros((2 * ids.size, _MAX_BYTES), np.uint8)
-            self._ends = np.zeros(2 * ids.size, np.int64)
-        out, ends = self._out, self._ends
-        _encode(
-            ids, n_missing_packets, n_missing_modules, headers, self._shared, self._key, self._rows, out,
-            ends,
-        )  # fmt: skip
-        return [out[i, :end].tobytes() for i, end in enumerate(ends[: ids.size].tolist())]
+        shared, key, rows, out, ends = self.arrays(ids.size)
+        encode_rows(ids, n_missing_packets, n_missing_modules, headers, shared, key, rows, out, ends)
+        return [out[i, :end].tobytes() for i, end in enumerate(ends.tolist())]
+
+    def arrays(self, n: int) -> tuple[np.ndarray, int, np.ndarray, np.ndarray, np.ndarray]:
+        """Return what `encode_rows` takes from its fifth argument on, with room for `n` messages."""
+        out, ends = np.zeros((n, _MAX_BYTES), np.uint8), np.zeros(n, np.int64)
+        return self._shared, self._key, self._rows, out, ends
 
 
 @inner
@@ -115,7 +112,8 @@ def _read(headers, i, row):
 
 
 @compiled
-def _encode(ids, n_missing_packets, n_missing_modules, headers, shared, key, rows, out, ends):
+def encode_rows(ids, n_missing_packets, n_missing_modules, headers, shared, key, rows, out, ends):
+    """Serialize the metadata of images into the rows of `out`; `ends` get their lengths."""
     for i in range(ids.shape[0]):
         at = _put_field(out, i, np.int64(0), _ID_KEY, uint64(ids[i]))
         for k in range(shared.shape[0]):

@@ -1,11 +1,11 @@
 """Joining the frames of all modules into images: a plain data structure, compiled.
 
 Images leave in strictly increasing order of their ids. An incomplete image waits for its modules until
-`queue_size` newer images wait behind it, then goes on as incomplete: nothing is dropped in silence, and
-nothing waits forever.
+`queue_size` newer images wait behind it and it had its time, then goes on as incomplete: nothing is
+dropped in silence, and nothing waits forever.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
@@ -18,32 +18,14 @@ JOINED: Final = np.dtype(
         ("image_id", "<i8"),
         ("n_missing_packets", "<i8"),
         ("n_missing_modules", "<i8"),
+        ("since_ns", "<i8"),
         ("header", "u1", FRAME_HEADER_BYTES),
     ]
 )
-"""An image that goes on: packets missing in the frames that came, modules of which no frame came, and
-the frame header of the first frame that did."""
-MAX_FRAMES: Final = 1024
+"""An image that goes on: packets missing in the frames that came, modules of which no frame came, the
+time at which the first frame came, and its header."""
+MAX_FRAMES: Final = 2048
 """Frames joined in one call of the compiled loop."""
-
-
-class Summary(NamedTuple):
-    """What became of some images.
-
-    Attributes
-    ----------
-    n_published, n_incomplete
-        Images published, and those of them with packets missing.
-    n_missing_modules
-        Frames that never came.
-    last_incomplete
-        Position of the last one published with packets missing; -1 if there is none.
-    """
-
-    n_published: int
-    n_incomplete: int
-    n_missing_modules: int
-    last_incomplete: int
 
 
 class Synchronizer:
@@ -57,10 +39,28 @@ class Synchronizer:
         Images that an incomplete image may wait for.
     packets_per_frame
         A frame cannot miss more.
+    patience_ns
+        An incomplete image waits at least so long, however fast others come: receivers lag behind each
+        other for milliseconds, and at high rates these are many images.
+    max_waiting
+        Images that wait at most, whatever the patience; at least `queue_size`.
+
+    Attributes
+    ----------
+    joined
+        (m,) `JOINED`: the first of them are the images that were returned last.
     """
 
-    def __init__(self, modules: tuple[int, ...], queue_size: int, packets_per_frame: int) -> None:
-        n_modules, capacity = len(modules), queue_size + 2
+    def __init__(
+        self,
+        modules: tuple[int, ...],
+        queue_size: int,
+        packets_per_frame: int,
+        patience_ns: int = 0,
+        max_waiting: int = 0,
+    ) -> None:
+        max_waiting = max(queue_size, max_waiting)
+        n_modules, capacity = len(modules), max_waiting + 2
         n_words = -(-n_modules // 64)
         self._places = np.full(1 << 16, -1, np.int16)
         self._places[list(modules)] = np.arange(n_modules)
@@ -70,6 +70,8 @@ class Synchronizer:
         self._state[STATE["n_modules"]] = n_modules
         self._state[STATE["queue_size"]] = queue_size
         self._state[STATE["packets_per_frame"]] = packets_per_frame
+        self._state[STATE["patience_ns"]] = patience_ns
+        self._state[STATE["max_waiting"]] = max_waiting
         self._newest = np.full(n_modules, -1, np.int64)
         self._late_run = np.zeros(n_modules, np.int64)
         self._waiting = np.zeros(capacity, JOINED)
@@ -78,7 +80,7 @@ class Synchronizer:
         self._order = np.zeros(2 * capacity, np.int64)
         self._free = np.arange(capacity, dtype=np.int64)[::-1].copy()
         n_out = capacity + MAX_FRAMES
-        self._out = np.zeros(n_out, JOINED)
+        self.joined = np.zeros(n_out, JOINED)
         self._out_arrived = np.zeros((n_out, n_words), np.uint64)
 
     @property
@@ -116,13 +118,15 @@ class Synchronizer:
         """Images of which nothing came: gaps in the ids."""
         return self._count("n_skipped")
 
-    def take(self, headers: np.ndarray) -> np.ndarray:
+    def take(self, headers: np.ndarray, now_ns: int = 0) -> np.ndarray:
         """Take frames; return the images that may go on now, in order.
 
         Parameters
         ----------
         headers
             (n,) `FRAME_HEADER`, contiguous, n <= `MAX_FRAMES`.
+        now_ns
+            When they came, by a clock that does not go back.
 
         Returns
         -------
@@ -131,22 +135,14 @@ class Synchronizer:
         """
         if headers.size > MAX_FRAMES:
             raise ValueError(f"{headers.size} frames at once; allowed are {MAX_FRAMES}")
+        self._state[STATE["now_ns"]] = now_ns
         # A view: a copy of structured records would leave out the bytes between their fields.
         frames = headers.view(np.uint8).reshape(-1, FRAME_HEADER_BYTES)
-        n = joining.take(frames, self._places, *self._arrays())
-        return self._out[:n]
+        return self.joined[: joining.take(frames, *self.arrays())]
 
     def flush(self) -> np.ndarray:
         """Release everything that waits, complete or not; as `take`."""
-        return self._out[: joining.flush(*self._arrays())]
-
-    def summarize(self, joined: np.ndarray, published: np.ndarray) -> tuple[np.ndarray, Summary]:
-        """Return the packets that images returned last are missing, (n,) int64, and their counts."""
-        n_missing = np.empty(joined.size, np.int64)
-        counts = joining.summarize(
-            _words(joined), published, self._count("packets_per_frame"), n_missing
-        )
-        return n_missing, Summary(*counts)
+        return self.joined[: joining.flush(*self.arrays()[1:])]
 
     def missing_modules(self, at: int) -> tuple[int, ...]:
         """Return the places of the modules that the `at`-th image returned last is missing."""
@@ -165,13 +161,15 @@ class Synchronizer:
     def _count(self, name: str) -> int:
         return int(self._state[STATE[name]])
 
-    def _arrays(self) -> tuple[np.ndarray, ...]:
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """Return what the compiled loops of `joining` take, in their order."""
         return (
-            self._state, self._newest, self._late_run, _words(self._waiting), self._n_arrived,
-            self._arrived, self._order, self._free, _words(self._out), self._out_arrived,
+            self._places, self._state, self._newest, self._late_run, _words(self._waiting),
+            self._n_arrived, self._arrived, self._order, self._free, _words(self.joined),
+            self._out_arrived,
         )  # fmt: skip
 
 
 def _words(joined: np.ndarray) -> np.ndarray:
-    """View `JOINED` records as (n, 11) 64-bit words: id, packets, modules, header."""
+    """View `JOINED` records as (n, 12) 64-bit words: id, packets, modules, time, header."""
     return joined.view(np.int64).reshape(-1, JOINED.itemsize // 8)

@@ -1,23 +1,25 @@
 """Module synchronizer: joins the frames of all modules to images; owner of the image ring."""
 
 import time
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import numpy as np
 import zmq
 
 from tango_stddaq.config import DaqConfig
-from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES, HEADER_MARK
+from tango_stddaq.detectors.layout import HEADER_MARK
 from tango_stddaq.detectors.registry import detector_of
 from tango_stddaq.io import channels
 from tango_stddaq.io.ring import RingOwner
+from tango_stddaq.io.sync_loop import SyncLoop
 from tango_stddaq.processing.metadata_template import MetadataTemplate
 from tango_stddaq.processing.packet_mask import full_mask, to_packets
-from tango_stddaq.processing.synchronize import MAX_FRAMES, Synchronizer
+from tango_stddaq.processing.synchronize import Synchronizer
 from tango_stddaq.stages.base import TURN_S, Stage
 from tango_stddaq.stats import Counter
 
-_MAX_MESSAGES_PER_TURN = 256
+_PATIENCE_NS: Final = 50_000_000
+_MAX_WAITING: Final = 4096
 
 
 class ModuleSync(Stage):
@@ -65,6 +67,7 @@ class ModuleSync(Stage):
             config.sizes, self.detector.metadata, self.detector.frame_header
         )
         self._ring: RingOwner | None = None
+        self._loop: SyncLoop | None = None
         self._in: zmq.Socket[bytes] | None = None
         self._out: zmq.Socket[bytes] | None = None
         self._last_frame_s = 0.0
@@ -75,62 +78,42 @@ class ModuleSync(Stage):
         return to_packets(self._last_mask, len(self.detector.modules), self._n_packets)
 
     def _new_synchronizer(self) -> Synchronizer:
-        return Synchronizer(self.detector.modules, self.config.module_sync_queue_size, self._n_packets)
+        return Synchronizer(
+            self.detector.modules,
+            self.config.module_sync_queue_size,
+            self._n_packets,
+            _PATIENCE_NS,
+            min(self.config.sizes.n_slots // 2, _MAX_WAITING),
+        )
 
     def _open(self) -> None:
         name = self.config.detector_name
         self._synchronizer = self._new_synchronizer()
-        self._warm_up()
+        SyncLoop(self._synchronizer, self._template).prepare()  # while nothing is made yet
         self._in = channels.bind(zmq.PULL, channels.ipc_address(name, "sync"))
-        self._in.setsockopt(zmq.RCVTIMEO, int(TURN_S * 1000))
         self._out = channels.bind(zmq.PUB, channels.ipc_address(name, "image"))
         self._ring = RingOwner.of_images(self.config, "image", self._last_mask.size)
-
-    def _warm_up(self) -> None:
-        """Compile, or load, what the first frame needs."""
-        joined = self._synchronizer.take(np.zeros(0, FRAME_HEADER))
-        ids = joined["image_id"].copy()
-        self._template.encode(ids, ids, ids, joined["header"])
-        self._synchronizer.summarize(joined, np.zeros(0, bool))
+        self._loop = SyncLoop(self._synchronizer, self._template, self._ring, self._in, self._out)
 
     def _turn(self) -> None:
-        if self._in is None:
+        loop = self._loop
+        if loop is None:
             return
-        try:
-            data = self._in.recv()  # waits for the length of a turn
-        except zmq.Again:
-            if time.monotonic() - self._last_frame_s > self.idle_timeout_s:
-                self._publish(self._synchronizer.flush())
-                self._synchronizer.idle()
-            return
-        self._last_frame_s = time.monotonic()
-        waiting: list[bytes] = []
-        n_messages = n_bytes = 0
-        while True:
-            n_messages += 1
-            if data and len(data) % FRAME_HEADER_BYTES == 0:
-                waiting.append(data)
-                n_bytes += len(data)
-            else:
-                self.counters["malformed"] += 1
-            if n_bytes >= MAX_FRAMES * FRAME_HEADER_BYTES or n_messages >= _MAX_MESSAGES_PER_TURN:
-                break
-            try:
-                data = self._in.recv(zmq.DONTWAIT)
-            except zmq.Again:
-                break
-        if waiting:
-            self._take(np.frombuffer(b"".join(waiting), FRAME_HEADER))
-
-    def _take(self, headers: np.ndarray) -> None:
-        self.counters["frames"] += headers.size
-        n_unmarked = self._synchronizer.n_unmarked
-        for first in range(0, headers.size, MAX_FRAMES):
-            joined = self._synchronizer.take(headers[first : first + MAX_FRAMES])
-            if self._synchronizer.n_unmarked != n_unmarked and self._ring is not None:
+        special = loop.turn(TURN_S)
+        n_frames = self._count(loop)
+        now = time.monotonic()
+        if special is not None:
+            headers, joined = special
+            unmarked = headers[headers["mark"] != HEADER_MARK]
+            if unmarked.size and self._ring is not None:
                 self._ring.keep()  # an existing program writes into it, and outlives us
-                self._forget_masks(self._ring, headers[headers["mark"] != HEADER_MARK])
+                self._forget_masks(self._ring, unmarked)
             self._publish(joined)
+        if n_frames:
+            self._last_frame_s = now
+        elif now - self._last_frame_s > self.idle_timeout_s:
+            self._publish(self._synchronizer.flush())
+            self._synchronizer.idle()
 
     def _forget_masks(self, ring: RingOwner, headers: np.ndarray) -> None:
         """Clear the masks of frames of existing programs: they only say how many packets are missing."""
@@ -141,28 +124,32 @@ class ModuleSync(Stage):
                 ring.note_missing(image_id, first, nothing)
 
     def _publish(self, joined: np.ndarray) -> None:
-        ring, out = self._ring, self._out
-        if ring is None or out is None or not joined.size:
+        """Send images on that modules may be missing of."""
+        ring, loop = self._ring, self._loop
+        if ring is None or loop is None or not joined.size:
             return
-        ids, n_missing_modules = joined["image_id"].copy(), joined["n_missing_modules"].copy()
-        if n_missing_modules.any():
-            for at in np.flatnonzero(n_missing_modules).tolist():
-                if not ring.is_reused(int(ids[at])):
-                    for module in self._synchronizer.missing_modules(at):
-                        self._fill(ring, int(ids[at]), module)
-        is_there = ring.publish_all(ids)
-        n_missing, summary = self._synchronizer.summarize(joined, is_there)
-        for message in self._template.encode(ids, n_missing, n_missing_modules, joined["header"]):
-            out.send(message)
-        # One bin for each; consumers find out by themselves that a slot is taken.
-        counters = self.counters
-        counters["images"] += ids.size
-        counters["overwritten"] += ids.size - summary.n_published
-        counters["incomplete"] += summary.n_incomplete
-        counters["complete"] += summary.n_published - summary.n_incomplete
-        counters["missing_modules"] += summary.n_missing_modules
-        if summary.n_incomplete:
-            self._note_incomplete(ring, int(ids[summary.last_incomplete]))
+        for at in np.flatnonzero(joined["n_missing_modules"]).tolist():
+            image_id = int(joined["image_id"][at])
+            if not ring.is_reused(image_id):
+                for module in self._synchronizer.missing_modules(at):
+                    self._fill(ring, image_id, module)
+        loop.publish(joined.size)
+        self._count(loop)
+
+    def _count(self, loop: SyncLoop) -> int:
+        """Take over what the loop counted; returns how many frames it took.
+
+        Each image is in one bin. Consumers find out by themselves that a slot is taken.
+        """
+        found, counters = loop.counts, self.counters
+        loop.forget_counts()
+        for name in ("frames", "malformed", "images", "incomplete", "missing_modules"):
+            counters[name] += found[name]
+        counters["overwritten"] += found["images"] - found["published"]
+        counters["complete"] += found["published"] - found["incomplete"]
+        if found["incomplete"] and self._ring is not None:
+            self._note_incomplete(self._ring, found["last_incomplete"])
+        return found["frames"]
 
     def _note_incomplete(self, ring: RingOwner, image_id: int) -> None:
         mask = ring.missing_packets(image_id)
@@ -200,4 +187,4 @@ class ModuleSync(Stage):
                     channels.close(handle)
             if self._ring is not None:
                 self._ring.close()
-            self._in = self._out = self._ring = None
+            self._in = self._out = self._ring = self._loop = None

@@ -19,7 +19,7 @@ from tango_stddaq.detectors.layout import Placement
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.io import channels
 from tango_stddaq.io.ring import RingOwner, RingWriter
-from tango_stddaq.io.udp import WANTED_BUFFER_BYTES, PacketLoop, UdpSocket
+from tango_stddaq.io.udp import MAX_HEADERS, WANTED_BUFFER_BYTES, PacketLoop, UdpSocket
 from tango_stddaq.processing.assembly import Workspace
 from tango_stddaq.processing.frame_headers import FrameHeaders
 from tango_stddaq.stages.base import TURN_S
@@ -108,7 +108,7 @@ class UdpReceiver(ConvertingStage):
         )
         # Compiles, or loads: with the first packet it would be too late, and with the first frame that
         # is given up the synchronizer would lose its patience. It may take long: nothing is made yet.
-        PacketLoop(workspace, []).turn(0)
+        PacketLoop(workspace, [], headers=self._headers, missing=self.missing_per_module).turn(0)
         workspace.flush(0)
         self._headers.of(workspace.events[:0], self.missing_per_module)
         for module in self.modules:
@@ -129,7 +129,13 @@ class UdpReceiver(ConvertingStage):
         else:
             self._out.append(channels.connect(zmq.PUSH, channels.ipc_address(name, "sync")))
             self._attach(sizes.n_slots, sizes.slot_bytes)
-        self._loop = PacketLoop(workspace, self._sockets)
+        self._loop = PacketLoop(
+            workspace,
+            self._sockets,
+            headers=self._headers,
+            missing=self.missing_per_module,
+            target=self._out[0] if self.mode is ReceiveMode.DIRECT else None,
+        )
         self.buffer_bytes = min(entry.buffer_bytes for entry in self._sockets)
         if self.buffer_bytes < WANTED_BUFFER_BYTES:
             self.say(
@@ -160,8 +166,10 @@ class UdpReceiver(ConvertingStage):
         n_events = int(workspace.n_events[0])
         headers = self._headers.of(workspace.events[:n_events], self.missing_per_module)
         if self.mode is ReceiveMode.DIRECT:
-            if not self._publish(self._out[0], headers.tobytes()):
-                self.counters["unannounced_frames"] += n_events
+            for first in range(0, n_events, MAX_HEADERS):
+                some = headers[first : first + MAX_HEADERS]
+                if not self._publish(self._out[0], some.tobytes()):
+                    self.counters["unannounced_frames"] += some.size
         else:
             sources = workspace.events["source"][:n_events].tolist()
             for source, header in zip(sources, headers, strict=True):

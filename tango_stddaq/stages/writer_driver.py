@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Final
 
-from tango_stddaq.codecs import image_metadata, writer_action
+import numpy as np
+
 from tango_stddaq.codecs.writer_action import CloseFile, ConfirmLastImage, CreateFile
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import AcquisitionError, ConfigError, FileError
@@ -24,6 +25,7 @@ from tango_stddaq.io.image_source import MetadataSource
 from tango_stddaq.io.master_file import Subject
 from tango_stddaq.io.preflight import Request, check
 from tango_stddaq.processing.acquisition import RUNNING, Account, DriverStatus, check_transition
+from tango_stddaq.processing.announced_batch import AnnouncedBatch
 from tango_stddaq.stages.base import TURN_S, Stage
 from tango_stddaq.stages.conclusion import MasterFile
 from tango_stddaq.stages.writer_links import META, STUCK_S, Replies, WriterLinks, failures_of
@@ -37,6 +39,7 @@ SAVE_TIMEOUT_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 1.0
 _UDP_DETECTORS: Final = ("eiger", "gigafrost", "jungfrau-raw", "jungfrau-converted", "jungfrau")
 _WAKE_S: Final = 0.001
+_GATHER_S: Final = 0.005
 _BATCH: Final = 1024
 _S = DriverStatus
 _TAKING: Final = (_S.WAITING_FOR_FIRST_IMAGE, _S.RECORDING)
@@ -117,6 +120,7 @@ class WriterDriver(Stage):
         self._rules = FileRules()
         self._account = Account(1)
         self._master: MasterFile | None = None
+        self._batch = AnnouncedBatch(_BATCH)
 
     # -- what others call --------------------------------------------------------------------------
 
@@ -209,8 +213,10 @@ class WriterDriver(Stage):
             self._commands.popleft()()
         self._links.collect()
         timeout_s = _WAKE_S if self._links.busy else TURN_S
-        self._take(self._metadata.receive_messages(int(timeout_s * 1000), _BATCH))
+        n_taken = self._take_waiting(self._metadata, int(timeout_s * 1000))
         self._links.pump()
+        if n_taken and not self._links.busy:  # to wake for each costs more than many a little later
+            self._stop.wait(_GATHER_S)
 
     def _tick(self) -> None:
         if self.acquisition_status not in _TAKING:
@@ -309,30 +315,25 @@ class WriterDriver(Stage):
         self._set_status(_S.FILE_CREATED)
         self._set_status(_S.WAITING_FOR_FIRST_IMAGE)
 
-    def _take(self, messages: list[bytes]) -> None:
-        """Hand the images announced to the writers."""
-        self.counters["seen"] += len(messages)
-        if not messages or self.acquisition_status not in _TAKING:
-            return
-        received = writer_action.received_at(time.time_ns())
-        account, links = self._account, self.links
-        n_before = account.n_dispatched
-        for data in messages:
-            try:
-                image = image_metadata.parse(data)
-            except ValueError:
-                self.counters["malformed"] += 1
-                continue
-            try:
-                wanted = account.take(image.image_id, image.status)
-            except AcquisitionError as error:
-                self._count_dispatched(n_before)
-                self._save(str(error), failed=True)
-                return
-            if wanted:
-                end = b"" if image.received_ns else received
-                links.dispatch(account.n_dispatched - 1, writer_action.record(data, end))
+    def _take_waiting(self, metadata: MetadataSource, timeout_ms: int) -> int:
+        """Take the images that were announced; returns how many messages there were."""
+        batch = self._batch
+        n = metadata.receive_rows(timeout_ms, batch.rows, batch.lengths)
+        self.counters["seen"] += n
+        if n and self.acquisition_status in _TAKING:
+            self._take(*batch.images(n))
+        return n
+
+    def _take(self, image_ids: np.ndarray, status: np.ndarray, n_malformed: int) -> None:
+        """Hand the images of the batch to the writers."""
+        self.counters["malformed"] += n_malformed
+        account, n_before = self._account, self.n_dispatched
+        wanted, why_no_more = account.take_all(image_ids, status)
+        self.links.dispatch(n_before, *self._batch.actions(wanted, time.time_ns()))
         self._count_dispatched(n_before)
+        if why_no_more:
+            self._save(why_no_more, failed=True)
+            return
         if account.done:
             self._save(f"all {account.n_images} images are accounted for")
             return
@@ -355,10 +356,8 @@ class WriterDriver(Stage):
     def _finish(self) -> None:
         if self.acquisition_status in _TAKING:
             while self._metadata is not None and self.acquisition_status in _TAKING:
-                messages = self._metadata.receive_messages(0)  # announced before the Stop: they count
-                if not messages:
+                if not self._take_waiting(self._metadata, 0):  # announced before the Stop: they count
                     break
-                self._take(messages)
             if self.acquisition_status in _TAKING:
                 account = self._account
                 self._set_status(_S.STOP)

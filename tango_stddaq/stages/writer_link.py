@@ -3,13 +3,15 @@
 import time
 from collections import deque
 
+import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from tango_stddaq.codecs import writer_action
 from tango_stddaq.codecs.writer_action import Action, RecordImage, Response
 from tango_stddaq.config import DaqConfig
-from tango_stddaq.io import channels
+from tango_stddaq.io import channels, zmq_calls
+from tango_stddaq.io.zmq_calls import handle_of, send_rows
 from tango_stddaq.processing.hosts import writer_channels
 
 
@@ -60,9 +62,23 @@ class WriterLink:
         self._n_unanswered += is_answered
         self.pump()
 
-    def send_image(self, data: bytes) -> None:
-        """Queue a `RecordImage`, as bytes; it goes out with the next `pump`."""
-        self._waiting.append((data, False))
+    def send_images(self, rows: np.ndarray, lengths: np.ndarray, first: int = 0, step: int = 1) -> None:
+        """Send every `step`-th `RecordImage` from `first` on, and queue what the writer does not take.
+
+        Parameters
+        ----------
+        rows, lengths
+            (n, room) uint8 and (n,) int64: the messages.
+        """
+        self.pump()
+        if not self._waiting and self._is_connected:
+            n_sent = send_rows(handle_of(self._out), rows, lengths, first, step)
+            zmq_calls.check(-min(n_sent, 0))
+            if n_sent > 0:
+                self._last_writable_s = time.monotonic()
+                first += n_sent * step
+        for row in range(first, len(lengths), step):
+            self._waiting.append((rows[row, : lengths[row]].tobytes(), False))
 
     def pump(self) -> None:
         """Send what the writer takes now.

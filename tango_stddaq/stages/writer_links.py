@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from tango_stddaq.codecs.writer_action import Action, CloseFile, Response
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.stages.writer_link import WriterLink
@@ -76,11 +78,21 @@ class WriterLinks:
         """Whether answers or writers are waited for: look again soon."""
         return self._waits_for is not None or any(link.has_waiting for link in self.all)
 
-    def dispatch(self, n_before: int, data: bytes) -> None:
-        """Hand image number `n_before`, counted from 0, to the writer whose turn it is."""
-        self.writers[n_before % len(self.writers)].send_image(data)
+    def dispatch(self, n_before: int, rows: np.ndarray, lengths: np.ndarray) -> None:
+        """Hand images to the writers whose turn it is.
+
+        Parameters
+        ----------
+        n_before
+            The number of the first of them, counted from 0.
+        rows, lengths
+            (n, room) uint8 and (n,) int64: a `RecordImage` for each.
+        """
+        n_writers = len(self.writers)
+        for place, writer in enumerate(self.writers):
+            writer.send_images(rows, lengths, (place - n_before) % n_writers, n_writers)
         if self.meta is not None:
-            self.meta.send_image(data)
+            self.meta.send_images(rows, lengths)
 
     def pump(self) -> None:
         """Send what the writers take now."""

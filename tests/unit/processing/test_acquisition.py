@@ -189,3 +189,45 @@ def test_every_image_ends_in_exactly_one_bin(
     assert len(bins) == len(set(bins)) == ledger.expected
     if contiguous and bins:
         assert sorted(bins) == list(range(min(bins), min(bins) + len(bins)))
+
+
+@given(
+    st.lists(st.tuples(st.integers(-1, 3), st.sampled_from(Status)), max_size=40),
+    st.integers(1, 30),
+    st.integers(0, 5),
+    st.booleans(),
+    st.lists(st.integers(1, 10), max_size=8),
+)
+def test_many_images_at_once_are_accounted_for_like_one_by_one(
+    steps: list[tuple[int, Status]], n_images: int, start_id: int, contiguous: bool, cuts: list[int]
+) -> None:
+    ids = np.cumsum([step for step, _ in steps], dtype=np.int64)
+    status = np.array([int(status) for _, status in steps], np.int64)
+    one_by_one = Account(n_images, start_id, contiguous)
+    together = Account(n_images, start_id, contiguous)
+    expected: list[bool] = []
+    went_back = ""
+    for image_id, state in zip(ids.tolist(), status.tolist(), strict=True):
+        try:
+            expected.append(one_by_one.take(image_id, state))
+        except AcquisitionError as error:
+            went_back = str(error)
+            break
+    found: list[bool] = []
+    why = ""
+    for part_ids, part_status in zip(
+        np.split(ids, np.cumsum(cuts).clip(max=ids.size)),
+        np.split(status, np.cumsum(cuts).clip(max=ids.size)),
+        strict=True,
+    ):
+        wanted, why = together.take_all(part_ids, part_status)
+        found += wanted.tolist()
+        if why:
+            break
+    assert why == went_back
+    assert found[: len(expected)] == expected
+    assert not any(found[len(expected) :])
+    for name in ("n_dispatched", "first_id", "last_id", "done"):
+        assert getattr(together, name) == getattr(one_by_one, name)
+    for name in ("incomplete", "not_received", "dispatched"):
+        assert getattr(together, name).ranges() == getattr(one_by_one, name).ranges()

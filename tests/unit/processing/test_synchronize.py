@@ -111,6 +111,30 @@ def test_an_incomplete_image_waits_for_queue_size_images_and_no_longer() -> None
     assert images[0].missing_modules == (1,)
 
 
+def test_an_incomplete_image_has_its_time_however_fast_others_come() -> None:
+    compiled = Compiled((0, 10), 3, PACKETS_PER_FRAME, patience_ns=50, max_waiting=8)
+
+    def take(image_id: int, module: int, now_ns: int) -> list[int]:
+        return compiled.take(Frame(image_id, module).record(), now_ns)["image_id"].tolist()
+
+    assert take(1, 0, 100) == []
+    for image_id in range(2, 7):
+        assert take(image_id, 0, 110) == take(image_id, 1, 110) == []
+    assert take(1, 1, 149) == [1, 2, 3, 4, 5, 6]  # the straggler is not late
+
+    assert take(7, 0, 200) == []
+    for image_id in range(8, 12):
+        assert take(image_id, 0, 210) == take(image_id, 1, 210) == []
+    assert take(12, 0, 250) == [7, 8, 9, 10, 11]  # it had its time
+    assert take(7, 1, 251) == []
+    assert compiled.n_late == 1
+
+    for image_id in range(13, 20):
+        take(image_id, 0, 252)
+    assert compiled.n_waiting == 8
+    assert take(20, 0, 252) == [12]  # nobody waits for it beyond what may wait
+
+
 def test_a_duplicate_counts_as_such_and_changes_nothing() -> None:
     synchronizer = Synchronizer(2, 5)
     synchronizer.add(Frame(1, 0))
