@@ -1,6 +1,7 @@
 """Live stream: images a second and latency, beside a bare ZeroMQ PUB/SUB loop of the same bytes.
 
-Clients are processes of their own, which take the images and look at nothing. At most a few images are
+Clients are processes of their own, which take the images and look at nothing. One *elsewhere* drops them
+in the kernel: it needs no core of this machine, as if it ran on another one. At most a few images are
 on their way at a time, so that neither side loses any: the rate is that of the slowest client.
 """
 
@@ -41,6 +42,9 @@ _LATENCY_ROUNDS: Final = 5
 _SETTLE_S: Final = 1.0
 _POLL_S: Final = 1e-3
 
+_HERE, _ELSEWHERE = "benchmarks.stream_client", "benchmarks.stream_sink"
+"""Clients that take a core of this machine, and those that take next to nothing of it."""
+
 Send = Callable[[int], None]
 
 
@@ -48,8 +52,10 @@ def run(quick: bool) -> list[Result]:
     """Measure rate and latency of both image sizes."""
     results = []
     for shape in _SHAPES:
+        rounds, duration_s = (2, 0.5) if quick else (7, 1.5)
         for n_clients in (1, 4):
-            results += _rates(shape, n_clients, 2 if quick else 7, 0.5 if quick else 1.5)
+            results += _rates(shape, n_clients, rounds, duration_s)
+        results += _rates(shape, 1, rounds, duration_s, _ELSEWHERE)
         results += _latencies(shape, 60 if quick else 400)
     return results
 
@@ -212,6 +218,7 @@ def driven(
     kind: Callable[[tuple[int, int], str], AbstractContextManager[Send]],
     shape: tuple[int, int],
     n_clients: int,
+    program: str = _HERE,
 ) -> Iterator[Driven]:
     """Start a sender of this kind and its clients."""
     address = f"tcp://127.0.0.1:{free_tcp_port()}"
@@ -220,24 +227,26 @@ def driven(
         file = stack.enter_context(tempfile.NamedTemporaryFile(dir="/dev/shm"))
         file.truncate(n_clients * N_WORDS * 8)
         for client in range(n_clients):
-            process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.stream_client", address, file.name, str(client)]
-            )
+            process = subprocess.Popen([sys.executable, "-m", program, address, file.name, str(client)])
             stack.callback(_end, process)
         send = stack.enter_context(kind(shape, address))
         yield Driven(send, shared(Path(file.name)), window)
 
 
-def _rates(shape: tuple[int, int], n_clients: int, rounds: int, duration_s: float) -> list[Result]:
+def _rates(
+    shape: tuple[int, int], n_clients: int, rounds: int, duration_s: float, program: str = _HERE
+) -> list[Result]:
     with (
-        driven(bare, shape, n_clients) as limit,
-        driven(tuned, shape, n_clients) as other,
-        driven(stage, shape, n_clients) as ours,
+        driven(bare, shape, n_clients, program) as limit,
+        driven(tuned, shape, n_clients, program) as other,
+        driven(stage, shape, n_clients, program) as ours,
     ):
         rows = [[one.images_a_second(duration_s) for one in (ours, limit, other)] for _ in range(rounds)]
     rate, bare_rate, tuned_rate = (statistics.median(column) for column in zip(*rows, strict=True))
     gb_s = rate * shape[0] * shape[1] * 2 * n_clients / 1e9
     name = f"stream/{shape[0]}x{shape[1]} u16, {n_clients} client{'s' * (n_clients > 1)}"
+    if program == _ELSEWHERE:
+        name += " elsewhere"
     note = f"{gb_s:.2f} GB/s to all clients; {rate / tuned_rate:.2f} of bare with our SNDBUF"
     return [Result(name, rate, "images/s", bare_rate, "bare ZeroMQ PUB/SUB", note)]
 
