@@ -1,9 +1,9 @@
 """`python -m benchmarks.model DETECTOR RATE`: the processes and cores that a rate needs.
 
-The sum of the costs that `python -m benchmarks chain bookkeeping` has left in results.json. A stage that
-is one process needs `rate * cost` of a core; receivers, writers and compressors are as many as it takes to
-stay below `FULL` each. An image costs synchronizer and driver the less the faster images come: theirs is
-the cost at the highest rate measured that is not above the one asked for.
+The sum of the costs that `python -m benchmarks chain bookkeeping` has left in results.json. A stage
+that is one process needs `rate * cost` of a core; receivers and writers are as many as it takes to stay
+below `FULL` each. An image costs synchronizer and driver the less the faster images come: theirs is the
+cost at the highest rate measured that is not above the one asked for.
 """
 
 import argparse
