@@ -44,6 +44,8 @@ _MIB = 2**20
 _SLOTS, _SLOT_BYTES = 1024, _MIB
 _BARE = "import tango, numpy, zmq; print(flush=True); input()"
 _BATCH = 3000
+GROWTH_S = "STDDAQ_BENCH_GROWTH_S"
+"""Environment variable with the seconds that growth is looked for."""
 VARIANTS: dict[str, dict[str, bool]] = {
     "plain": {},
     "prefault": {"prefault": True},
@@ -54,7 +56,8 @@ VARIANTS: dict[str, dict[str, bool]] = {
 
 def run(quick: bool) -> list[Result]:
     """Measure all three."""
-    return [*_start_up(), *_first_rounds(1 if quick else 5), *_growth(5 if quick else 30)]
+    growth_s = float(os.environ.get(GROWTH_S) or (5 if quick else 30))
+    return [*_start_up(), *_first_rounds(1 if quick else 5), *_growth(growth_s)]
 
 
 def resident(pid: int | str, key: str = "VmRSS") -> float:
