@@ -8,7 +8,7 @@ from typing import Final
 
 from tango_stddaq.errors import FileError
 from tango_stddaq.io import master_file
-from tango_stddaq.io.creation import FileRules
+from tango_stddaq.io.creation import FILE_ERRORS, FileRules, reason_of
 from tango_stddaq.io.identity import as_user
 from tango_stddaq.io.master_file import Subject
 from tango_stddaq.io.stored_images import StoredFile, blocks_of
@@ -115,8 +115,9 @@ class MasterFile:
             reason = end_reason(failures)
             master_file.create(self.path, self.subject, files, conclusion.ledger, reason, rules)
             conclusion.has_master = True
-        except (FileError, OSError) as error:
-            failures.append(str(error))
+        except (FileError, *FILE_ERRORS) as error:
+            said = isinstance(error, FileError)
+            failures.append(str(error) if said else f"{self.path}: cannot be made: {reason_of(error)}")
             conclusion.ledger = settlement.ledger()
         return conclusion
 

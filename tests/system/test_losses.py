@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -250,59 +249,6 @@ def test_a_slow_writer_has_all_the_time_it_needs_while_it_makes_progress(
         rig.wait_end()
         assert not rig.driver.failed, rig.driver.reason
         rig.expect(range(30))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MiB."""
-    directory = tmp_path / "small"
-    directory.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(directory)],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield directory
-    subprocess.run(["umount", "-l", str(directory)], check=True)
-
-
-@pytest.mark.parametrize("filler", ["images", "another"])
-def test_a_full_disk_ends_the_acquisition_with_the_reason(
-    detector_name: str, small_disk: Path, filler: str
-) -> None:
-    config = rig_config(
-        detector_name, image_pixel_height=128, image_pixel_width=128, gpfs_block_size=4 * 32768
-    )
-    with Rig(config) as rig:
-        rig.begin(small_disk)
-        rig.send(range(20))
-        if filler == "another":
-            with suppress(OSError), (small_disk / "other").open("wb", buffering=0) as other:
-                while other.write(bytes(2**16)):
-                    pass
-        rig.send(range(20, 1000))
-        rig.wait_end()  # by itself: a writer that cannot go on says so
-        assert rig.driver.failed
-        assert "No space left on device" in rig.driver.reason
-        ledger = rig.driver.ledger
-        assert ledger.expected == ledger.complete + ledger.lost == rig.driver.n_dispatched
-        assert ledger.lost_ids["write_error"].count == ledger.lost > 0
-        n_images = 0
-        for path in rig.driver.last_files:
-            with StoredFile(Path(path)) as file:
-                n_images += file.n_images
-                for k, image_id in enumerate(file.metadata["image_id"][:].tolist()):
-                    np.testing.assert_array_equal(file.data[k], pixels_of(config, image_id))
-        assert n_images == ledger.complete >= 20
-        # With room again the next acquisition works.
-        for path in small_disk.iterdir():
-            path.unlink()
-        rig.begin(small_disk, 4, prefix="next_")
-        rig.send(range(4))
-        rig.wait_end()
-        assert not rig.driver.failed, rig.driver.reason
 
 
 def test_a_directory_that_is_removed_meanwhile_is_an_error(rig: Rig, tmp_path: Path) -> None:

@@ -1,14 +1,12 @@
 """Driver and writers: what is asked for is in the files, or the ledger says why not."""
 
 import itertools
-import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import bitshuffle
 import h5py
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from tango_stddaq.model import Compression, GigafrostMetadata
 from tango_stddaq.processing.acquisition import DriverStatus
 from tango_stddaq.stages.meta_writer import MetaWriter
 
+from . import packed
 from .programs import refused, stddaq, wait_until
 from .rig import Rig, incomplete, pixels_of, rig_config
 
@@ -250,31 +249,11 @@ def test_a_writer_that_never_answers_is_an_error_and_leaves_no_file(
         assert list(tmp_path.iterdir()) == []
 
 
-def bitshuffle_lz4(pixels: np.ndarray) -> tuple[bytes, Compression]:
-    packed = bitshuffle.compress_lz4(pixels.reshape(-1), 0).tobytes()
-    return struct.pack(">QI", pixels.nbytes, 0) + packed, Compression.H5BITSHUFFLE_LZ4
-
-
-def blosc2_chunk(pixels: np.ndarray) -> tuple[bytes, Compression]:
-    blosc2 = pytest.importorskip("blosc2")
-    packed = blosc2.compress2(
-        pixels.tobytes(), typesize=pixels.itemsize, codec=blosc2.Codec.LZ4, clevel=5,
-        filters=[blosc2.Filter.BITSHUFFLE], filters_meta=[0],
-    )  # fmt: skip
-    return bytes(packed), Compression.BLOSC2
-
-
-@pytest.mark.parametrize(
-    ("suffix", "compress", "filter_id"),
-    [("h5bitshuffle-lz4", bitshuffle_lz4, 32008), ("blosc2", blosc2_chunk, 32026)],
-)
+@pytest.mark.parametrize("suffix", packed.METHODS)
 def test_compressed_images_are_stored_as_they_are_and_those_that_do_not_compress_too(
-    detector_name: str,
-    tmp_path: Path,
-    suffix: str,
-    compress: Callable[[np.ndarray], tuple[bytes, Compression]],
-    filter_id: int,
+    detector_name: str, tmp_path: Path, suffix: str
 ) -> None:
+    compress, filter_id = packed.METHODS[suffix]
     config = rig_config(detector_name, image_pixel_height=64, image_pixel_width=64)
     numbers = itertools.count()
 
