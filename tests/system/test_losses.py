@@ -36,13 +36,14 @@ def config(detector_name: str) -> DaqConfig:
 
 def test_a_killed_writer_leaves_a_good_file_at_any_of_hundreds_of_moments(tmp_path: Path) -> None:
     """Lost are at most the images since the last flush; nothing of what was flushed, and no file."""
-    script = Path(__file__).with_name("kill_writer.py")
-    found = subprocess.run(
-        [sys.executable, script, str(tmp_path), str(N_KILLS)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as in_memory:
+        found = subprocess.run(
+            [sys.executable, "-m", "tests.system.kill_writer", str(N_KILLS), str(tmp_path), in_memory],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parents[2],
+        )
     assert found.returncode == 0, found.stderr
     report = json.loads(found.stdout)
     assert report["kills"] == N_KILLS
@@ -51,6 +52,9 @@ def test_a_killed_writer_leaves_a_good_file_at_any_of_hundreds_of_moments(tmp_pa
     assert report["more_lost_than_unflushed"] == 0
     # The kills hit all phases: before the file, while it grows, after it was closed.
     assert report["while_writing"] > N_KILLS / 3
+    # And files of all kinds: whole images and both compressions, on a disk and in memory.
+    assert len(report["of_kind"]) == 6
+    assert min(report["of_kind"].values()) > N_KILLS / 60
 
 
 @pytest.fixture
