@@ -6,9 +6,10 @@ file, in memory, in whose place the real one is put; and the real one is taken a
 """
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import h5py
@@ -17,8 +18,9 @@ from tango_stddaq.io.creation import FILE_ERRORS, Place
 from tango_stddaq.io.reservation import reserve
 
 LIBVER: Final = ("v110", "v110")
-_IN_MEMORY: Final = "/dev/shm"
+_IN_MEMORY: Final = Path("/dev/shm")
 """A file system that does not give an inode number again."""
+_PREFIX: Final = "hdf5-"
 _HEAD_BYTES: Final = 64 * 1024
 """All that HDF5 reads again when it closes a file lies in its first bytes."""
 _MARGIN_BYTES: Final = 2**18
@@ -47,16 +49,29 @@ def create(place: Place, **options: Any) -> tuple[Any, int]:
     fd = os.open(place.hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     h5: Any = None
     try:
-        with tempfile.NamedTemporaryFile(prefix="hdf5-", dir=_IN_MEMORY) as stand_in:
-            h5 = h5py.File(stand_in.name, "w", libver=LIBVER, locking=False, **options)
-            os.pwrite(fd, os.pread(stand_in.fileno(), _HEAD_BYTES, 0), 0)
-            os.dup2(fd, h5.id.get_vfd_handle(), inheritable=False)
+        h5 = _stand_in(options)
+        handle = h5.id.get_vfd_handle()
+        os.pwrite(fd, os.pread(handle, _HEAD_BYTES, 0), 0)
+        os.dup2(fd, handle, inheritable=False)
     except BaseException:
         if h5 is not None:
             h5.close()
         os.close(fd)
         raise
     return h5, fd
+
+
+def _stand_in(options: dict[str, Any]) -> Any:
+    """Create a file in memory, which is gone when HDF5 closes it."""
+    for path in _IN_MEMORY.glob(f"{_PREFIX}*"):  # of processes killed right here
+        if not Path(f"/proc/{path.name.split('-')[1]}").exists():
+            with suppress(OSError):
+                path.unlink()
+    path = _IN_MEMORY / f"{_PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
+    try:
+        return h5py.File(path, "x", libver=LIBVER, locking=False, **options)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def let_go(h5: Any, fd: int) -> None:
