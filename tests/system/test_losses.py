@@ -21,7 +21,7 @@ from tango_stddaq.errors import AcquisitionError
 from tango_stddaq.io.stored_images import StoredFile
 from tango_stddaq.stages.file_writer import FileWriter
 
-from .programs import Program, running, save, wait_until
+from .programs import Program, running, save, stddaq, wait_until
 from .rig import Rig, pixels_of, rig_config
 
 pytestmark = [pytest.mark.system, pytest.mark.expects_errors]
@@ -170,6 +170,15 @@ def test_the_whole_chain_killed_leaves_files_that_plain_h5py_opens(
         assert file["entry/data/image_id"][()].tolist() == list(range(30))
         for k in range(30):
             np.testing.assert_array_equal(file["entry/data/data"][k], pixels_of(config, k))
+    found = stddaq("file", "check", *directory.glob("*.h5"))
+    assert found.returncode == 1
+    assert found.stdout.count("NO: its writer was") == 2
+    assert "the acquisition is under way, or was killed" in found.stdout
+    joined = tmp_path / "joined.h5"
+    assert stddaq("file", "join", *sorted(directory.glob("run_?.h5")), "-o", joined).returncode == 0
+    with h5py.File(joined) as file:
+        assert file["entry/data/image_id"][()].tolist() == list(range(30))
+        np.testing.assert_array_equal(file["entry/data/data"][29], pixels_of(config, 29))
     for path in directory.glob("*.h5"):
         dump = subprocess.run(["h5dump", "-H", path], capture_output=True, text=True, check=False)
         assert (dump.returncode, dump.stderr) == (0, "")

@@ -210,6 +210,9 @@ def test_gigafrost_metadata_file_has_a_row_for_every_image(detector_name: str, t
             detector = file["entry/instrument/detector"]
             assert detector["scan_time"][()].tolist() == list(range(10, 19))
             assert detector["store_image"][()].tolist() == [1] * 9
+        checked = stddaq("file", "check", *tmp_path.glob("run_*.h5"))
+        assert checked.returncode == 0, checked.stderr
+        assert "run_Meta.h5: 9 rows of metadata, closed: yes" in checked.stdout
         rig.begin(tmp_path, prefix="aborted_")
         rig.driver.abort()
         rig.wait_end()
@@ -323,6 +326,10 @@ def test_files_are_checked_shown_and_joined_by_hand(rig: Rig, tmp_path: Path) ->
     assert found.returncode == 0, found.stderr
     assert "missing ids: 5-6" in found.stdout
     assert "0 ids twice" in found.stdout
+    whole = stddaq("file", "check", rig.driver.last_master)
+    assert whole.returncode == 0, whole.stderr
+    assert "run_0.h5" in whole.stdout
+    assert "run_master.h5: shows 10 of 10 images" in whole.stdout
     joined = tmp_path / "joined.h5"
     assert stddaq("file", "join", *parts, "-o", joined).returncode == 0
     rig.expect([*range(5), *range(7, 12)], joined)
@@ -335,3 +342,7 @@ def test_files_are_checked_shown_and_joined_by_hand(rig: Rig, tmp_path: Path) ->
     assert picture.read_bytes().startswith(b"\x89PNG")
     refused("file", "show", parts[0], "-i", 99, words=("there is no number 99",))
     refused("file", "check", tmp_path / "none.h5", words=("none.h5", "No such file"))
+    alone = tmp_path / "elsewhere" / "run_master.h5"
+    alone.parent.mkdir()
+    Path(rig.driver.last_master).rename(alone)
+    refused("file", "check", alone, words=("run_0.h5", "is not there", "keep the files"))
