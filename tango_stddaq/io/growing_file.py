@@ -63,7 +63,7 @@ class GrowingFile(Closing):
                 )
                 self._reserve(_MARGIN_BYTES)  # on a full disk HDF5 would crash when SWMR mode begins
                 self._place.adopt(self._fd)
-        except (OSError, ValueError, FileError) as error:
+        except (*FILE_ERRORS, FileError) as error:
             self.discard()
             if isinstance(error, FileError):
                 raise
@@ -86,7 +86,7 @@ class GrowingFile(Closing):
             self.h5.swmr_mode = True
             self.make_room()
             self._place.publish()
-        except (OSError, ValueError, FileError) as error:
+        except (*FILE_ERRORS, FileError) as error:
             self.discard()
             if isinstance(error, FileError):
                 raise
