@@ -61,6 +61,13 @@ class Compression(IntEnum):
     BLOSC2 = 2
 
 
+COMPRESSED_SUFFIXES: Final = {
+    "h5bitshuffle-lz4": Compression.H5BITSHUFFLE_LZ4,
+    "blosc2": Compression.BLOSC2,
+}
+"""Rings with compressed images."""
+
+
 @dataclass(frozen=True, slots=True)
 class GigafrostMetadata:
     """What a GigaFRoST says of an image (`GFImageMetadata`)."""

@@ -15,7 +15,7 @@ from rich.style import Style
 from rich.table import Table
 
 from tango_stddaq.errors import FileError
-from tango_stddaq.io import joining_files
+from tango_stddaq.io import checking_files, joining_files
 from tango_stddaq.io.stored_images import StoredFile, blocks_of
 from tango_stddaq.processing.acquisition import ranges_of
 
@@ -26,14 +26,55 @@ _MAX_GAPS = 10
 
 
 @app.command()
-def check(files: Files) -> None:
-    """Verify counts and ids of writers' files; ends with 1 if something is wrong with one of them."""
+def check(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Files of an acquisition, or its master.")
+    ],
+) -> None:
+    """Verify counts and ids of data files; ends with 1 if something is wrong with one of them.
+
+    A master brings the writers' files that it shows.
+    """
+    is_good = True
+    masters, writers = [], {}
+    for path in files:
+        master = checking_files.master_of(path)
+        rows = checking_files.metadata_rows_of(path)
+        if master is not None:
+            masters.append(master)
+            writers.update(dict.fromkeys(master.sources))
+        elif rows is not None:
+            typer.echo(f"{path.name}: {rows[0]} rows of metadata, closed: {_closed(rows[1])}")
+            is_good &= rows[1]
+        else:
+            writers[path.resolve()] = None
+    n_images: dict[Path, int] = {}
+    if writers:
+        is_good &= _check_writers(list(writers), n_images)
+    for master in masters:
+        expected = sum(n_images[source] for source in master.sources)
+        typer.echo(
+            f"{master.path.name}: shows {master.n_images} of {expected} images"
+            + ("" if master.is_final else "; the acquisition is under way, or was killed")
+        )
+        is_good &= master.is_final and {master.n_images, master.n_ids} == {expected}
+    if not is_good:
+        raise typer.Exit(1)
+
+
+def _closed(is_closed: bool) -> str:
+    return "yes" if is_closed else "NO: its writer was killed, or is at work"
+
+
+def _check_writers(paths: list[Path], n_images_of: dict[Path, int]) -> bool:
+    """Print what writers' files hold and note how many images; returns whether all is well."""
     table = Table()
     for name in ("file", "images", "ids", "incomplete", "lost", "closed"):
         table.add_column(name)
     with ExitStack() as stack:
-        opened = [stack.enter_context(StoredFile(path)) for path in files]
+        opened = [stack.enter_context(StoredFile(path)) for path in paths]
         for file in opened:
+            n_images_of[file.path] = file.n_images
             rows = file.metadata[: file.n_images]
             ids = rows["image_id"]
             lost = file.lost()
@@ -44,14 +85,13 @@ def check(files: Files) -> None:
                 f"{ids.min()} to {ids.max()}" if len(ids) else "-",
                 str(int((rows["status"] != 1).sum())),
                 str(n_lost),
-                "yes" if file.closed else "NO: its writer was killed, or is at work",
+                _closed(file.closed),
             )
         Console().print(table)
         n_images, gaps, n_double = _account(opened)
     gap_text = ", ".join(f"{first}-{last}" for first, last in gaps[:_MAX_GAPS]) or "none"
     typer.echo(f"{n_images} images in all, {n_double} ids twice, missing ids: {gap_text}")
-    if n_double or not all(file.closed for file in opened):
-        raise typer.Exit(1)
+    return not n_double and all(file.closed for file in opened)
 
 
 def _account(files: list[StoredFile]) -> tuple[int, list[tuple[int, int]], int]:

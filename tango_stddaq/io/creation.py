@@ -5,8 +5,10 @@ the name is taken. Directories are opened once and checked by what was opened: a
 meanwhile leads nowhere else.
 """
 
+import errno
 import grp
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +22,12 @@ from tango_stddaq.io.identity import as_user
 
 FILE_ERRORS: Final = (OSError, RuntimeError, ValueError)
 """What h5py raises when something below it fails."""
+_HDF5_ERRNO: Final = re.compile(r"\berrno = (\d+)\b")
+"""HDF5 has it in the middle of a long text, which a writer's answer to the driver would cut."""
+_ADVICE: Final = {
+    errno.ENOSPC: "remove files, or write to another directory",
+    errno.EDQUOT: "remove files, or have the quota of this user, group or directory raised",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +223,7 @@ def new_file(path: Path, rules: FileRules) -> Iterator[Place]:
         place.check_free()
         with as_user(rules.user_id):
             yield place
-    except OSError as error:
+    except FILE_ERRORS as error:
         raise FileError(f"{path}: cannot be created: {reason_of(error)}") from error
     finally:
         place.discard()
@@ -238,9 +246,15 @@ def remove(path: Path, user_id: int | None = None) -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """Say in a few words why a file operation failed."""
+    """Say in a few words why a file operation failed, and what to do where that is known."""
     number = getattr(error, "errno", None)
-    return os.strerror(number) if number else str(error)
+    if not number:
+        found = _HDF5_ERRNO.search(str(error))
+        if found is None:
+            return str(error)
+        number = int(found[1])
+    advice = _ADVICE.get(number)
+    return f"{os.strerror(number)}: {advice}" if advice else os.strerror(number)
 
 
 def _group_id(name: str) -> int:

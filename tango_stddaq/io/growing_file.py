@@ -5,24 +5,22 @@ kept here: the superblock on disk never has the flags that make a plain reader r
 end of file lies ahead of everything that is written. See docs/files.md for what that is worth.
 """
 
-import ctypes
-import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import h5py
 import numpy as np
 
 from tango_stddaq.closing import Closing
 from tango_stddaq.codecs import hdf5_superblock
 from tango_stddaq.codecs.hdf5_superblock import SUPERBLOCK_BYTES, Superblock
 from tango_stddaq.errors import FileError
+from tango_stddaq.io import hdf5_output
 from tango_stddaq.io.creation import FILE_ERRORS, FileRules, Place, reason_of
 from tango_stddaq.io.identity import as_user
+from tango_stddaq.io.reservation import reserve
 
-LIBVER: Final = ("v110", "v110")
 PAGE_BYTES: Final = 4096
 """Blocks of metadata lie within a page of the kernel, which is written as a whole or not at all."""
 _ALIGN_FROM_BYTES: Final = 256
@@ -30,13 +28,6 @@ _MARGIN_BYTES: Final = 2**18
 """More than twice what HDF5 writes for itself between two calls of `make_room`: blocks of indexes."""
 _STEP_BYTES: Final = 64 * 2**20
 _MAX_PIECES: Final = 512
-_HEAD_BYTES: Final = 64 * 1024
-"""All that was there when the file was published lies in its first bytes."""
-_KEEP_SIZE: Final = 1
-_CANNOT: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-_libc = ctypes.CDLL(None, use_errno=True)
-_broken: list[Any] = []
-"""Files that HDF5 could not close after an error below it: it would complain of them again and again."""
 
 
 class GrowingFile(Closing):
@@ -56,6 +47,7 @@ class GrowingFile(Closing):
     def __init__(self, path: Path, rules: FileRules) -> None:
         self.path = path
         self._place = Place(path, rules)
+        self.h5: Any = None
         self._fd = -1
         self._end = 0
         self._reserved = 0
@@ -63,22 +55,24 @@ class GrowingFile(Closing):
         try:
             self._place.check_free()
             with as_user(rules.user_id):
-                self.h5: Any = h5py.File(
-                    self._place.hidden,
-                    "x",
-                    libver=LIBVER,
+                self.h5, self._fd = hdf5_output.create(
+                    self._place,
                     fs_strategy="none",  # nothing is kept back to be written when the file is closed
                     alignment_threshold=_ALIGN_FROM_BYTES,
                     alignment_interval=PAGE_BYTES,
-                    locking=False,
                 )
-                self._fd = os.dup(self.h5.id.get_vfd_handle())
+                self._reserve(_MARGIN_BYTES)  # on a full disk HDF5 would crash when SWMR mode begins
                 self._place.adopt(self._fd)
-        except (OSError, ValueError, FileError) as error:
+        except (*FILE_ERRORS, FileError) as error:
             self.discard()
             if isinstance(error, FileError):
                 raise
             raise FileError(f"{path}: cannot be created: {reason_of(error)}") from error
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was neither closed nor given up."""
+        return self._fd >= 0
 
     def publish(self) -> None:
         """Begin to write: give the file its name; no group, dataset or attribute is added from now on.
@@ -92,7 +86,7 @@ class GrowingFile(Closing):
             self.h5.swmr_mode = True
             self.make_room()
             self._place.publish()
-        except (OSError, ValueError, FileError) as error:
+        except (*FILE_ERRORS, FileError) as error:
             self.discard()
             if isinstance(error, FileError):
                 raise
@@ -133,14 +127,8 @@ class GrowingFile(Closing):
             self._set_end(end)
 
     def _reserve(self, end: int) -> None:
-        """Let the file system find room up to `end`; some, like NFS before 4.2, cannot be asked."""
-        length = ctypes.c_int64(end - self._reserved)
-        if _libc.fallocate(self._fd, _KEEP_SIZE, ctypes.c_int64(self._reserved), length) == 0:
-            self._reserved = end
-        elif ctypes.get_errno() in _CANNOT:
-            self._can_reserve = False
-        else:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        self._can_reserve = reserve(self._fd, self._reserved, end)
+        self._reserved = end
 
     def _set_end(self, end: int) -> None:
         """Write the superblock: no flags, another end. 48 bytes at once: it is old or new."""
@@ -190,6 +178,7 @@ class GrowingFile(Closing):
             end = self.h5.id.get_filesize()
             self._set_end(end)
             os.ftruncate(self._fd, end)
+            os.close(os.dup(self._fd))  # some file servers say only now that they cannot take it all
         except FILE_ERRORS as error:
             raise FileError(f"{self.path}: cannot be closed: {reason_of(error)}") from error
         finally:
@@ -197,18 +186,9 @@ class GrowingFile(Closing):
 
     def let_go(self) -> None:
         """Close without writing anything more: the file stays as a killed writer would leave it."""
-        if self._fd < 0:
-            return
-        nowhere = os.memfd_create("hdf5")
-        os.pwrite(nowhere, os.pread(self._fd, _HEAD_BYTES, 0), 0)  # in case that HDF5 reads it again
-        os.dup2(nowhere, self.h5.id.get_vfd_handle())
-        os.close(nowhere)
-        try:
-            self.h5.close()
-        except FILE_ERRORS:
-            _broken.append(self.h5)
-        os.close(self._fd)
-        self._fd = -1
+        if self._fd >= 0:
+            hdf5_output.let_go(self.h5, self._fd)
+            self._fd = -1
 
     def discard(self) -> None:
         """Close and remove a file that was not published."""

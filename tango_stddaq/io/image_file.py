@@ -341,7 +341,7 @@ class ImageFile(Closing):
         FileError
             If something could not be stored; the file is closed all the same.
         """
-        if not self._file.h5:
+        if not self._file.is_open:
             return
         try:
             self._store_rows()

@@ -18,9 +18,8 @@ import numpy as np
 from tango_stddaq import __version__
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import FileError
-from tango_stddaq.io import virtual_images
+from tango_stddaq.io import hdf5_output, virtual_images
 from tango_stddaq.io.creation import FileRules, new_file
-from tango_stddaq.io.growing_file import LIBVER
 from tango_stddaq.io.rows import LOST, METADATA, ROWS_PER_CHUNK, STATUS_VALUES, UNITS
 from tango_stddaq.io.stored_images import (
     Block,
@@ -76,7 +75,7 @@ def begin(path: Path, subject: Subject, files: Sequence[Path], rules: FileRules)
         If it cannot be written.
     """
     with new_file(path, rules) as place:
-        with h5py.File(place.hidden, "x", libver=LIBVER, locking=False) as file:
+        with hdf5_output.created(place, 0) as file:
             detector = _skeleton(file, subject)
             file["entry"].attrs["state"] = "acquiring"
             names = [_seen_from(path, source) for source in files]
@@ -105,7 +104,6 @@ def begin(path: Path, subject: Subject, files: Sequence[Path], rules: FileRules)
                 np.array([(_NOT_THERE_YET, 0)], METADATA),
             )
             _link_data(file, ("image_id", "metadata"))
-            _adopt(file, place)
         place.publish()
 
 
@@ -135,7 +133,7 @@ def create(
     """
     try:
         with new_file(path, rules or FileRules()) as place:
-            with h5py.File(place.hidden, "x", libver=LIBVER, locking=False) as file:
+            with hdf5_output.created(place, sum(map(_rows_bytes, files))) as file:
                 detector = _skeleton(file, subject)
                 file["entry/end_time"] = datetime.now(UTC).isoformat()
                 file["entry"].attrs["state"] = "complete"
@@ -144,15 +142,18 @@ def create(
                 if ledger is not None:
                     _fill_ledger(_group(file["entry"], "ledger", "NXcollection"), ledger, end_reason)
                 _link_data(file, ("image_id", "status"))
-                _adopt(file, place)
             place.publish()
     except KeyError as error:
         raise FileError(f"{path}: cannot be written: {error}") from error
 
 
-def _adopt(file: Any, place: Any) -> None:
-    file.flush()
-    place.adopt(file.id.get_vfd_handle())
+def _rows_bytes(file: StoredFile) -> int:
+    """Return how much a master file takes over from a writer's file: all but the pixels."""
+    per_image = sum(
+        rows.dtype.itemsize for name in ("metadata", "details") if (rows := file.rows(name)) is not None
+    )
+    masks = file.rows("missing_packets")
+    return file.n_images * per_image + (len(masks) * masks.dtype.itemsize if masks is not None else 0)
 
 
 def _seen_from(master: Path, source: Path) -> str:

@@ -40,7 +40,17 @@ class MetadataFile(Closing):
         self.n_lost = 0
 
     def extend(self, images: Sequence[pb.ImageMetadata]) -> None:
-        """Add the rows of images; they are in the file after `flush`."""
+        """Add the rows of images; they are in the file after `flush`.
+
+        Raises
+        ------
+        FileError
+            If there is no room for them; none of them is added.
+        """
+        try:  # with more room than is needed to flush what was added before
+            self._file.make_room(len(images), rows_bytes=self._room_for(len(images)))
+        except FILE_ERRORS as error:
+            raise FileError(f"{self.path}: cannot be written: {reason_of(error)}") from error
         for image in images:
             gf = image.gf
             self._rows.append(
@@ -54,6 +64,9 @@ class MetadataFile(Closing):
                 )
             )
         self.n_written += len(images)
+
+    def _room_for(self, n_more: int) -> int:
+        return self._metadata.room_for(len(self._rows) + n_more)
 
     def lost_ranges(self) -> list[tuple[int, int]]:
         """Return no images: metadata come with the message, and cannot be overwritten."""
@@ -70,7 +83,7 @@ class MetadataFile(Closing):
         if not self._rows:
             return
         try:
-            self._file.make_room(len(self._rows) * GIGAFROST_METADATA.itemsize)
+            self._file.make_room(rows_bytes=self._room_for(0))
             self._metadata.append(np.array(self._rows, GIGAFROST_METADATA))
             self._rows = []
         except FILE_ERRORS as error:
@@ -78,7 +91,7 @@ class MetadataFile(Closing):
 
     def close(self) -> None:
         """Flush and close; harmless when called again. Errors as in `flush`."""
-        if not self._file.h5:
+        if not self._file.is_open:
             return
         try:
             self.flush()

@@ -67,6 +67,7 @@ def check(
     n_writers: int,
     roots: Sequence[str] = (),
     with_metadata: bool = False,
+    compressed: bool = False,
 ) -> None:
     """Refuse a request that cannot end in a good file.
 
@@ -78,6 +79,8 @@ def check(
         Directories below which files may be written; none means anywhere.
     with_metadata
         Whether there will be a GigaFRoST metadata file.
+    compressed
+        Whether images come compressed: nobody knows how much room they need.
 
     Raises
     ------
@@ -106,7 +109,7 @@ def check(
     needed = request.n_images * config.sizes.slot_bytes
     stat = os.statvfs(directory)
     free = stat.f_bavail * stat.f_frsize
-    if request.n_images != DEFAULT_N_IMAGES and needed > free:
+    if request.n_images != DEFAULT_N_IMAGES and not compressed and needed > free:
         raise AcquisitionError(
             f"{directory}: {request.n_images} images need {needed / 2**30:.1f} GiB, "
             f"{free / 2**30:.1f} GiB are free"

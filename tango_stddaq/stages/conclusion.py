@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from tango_stddaq.errors import FileError
-from tango_stddaq.io import master_file
-from tango_stddaq.io.creation import FileRules
+from tango_stddaq.io import checking_files, master_file
+from tango_stddaq.io.creation import FILE_ERRORS, FileRules, reason_of
 from tango_stddaq.io.identity import as_user
 from tango_stddaq.io.master_file import Subject
 from tango_stddaq.io.stored_images import StoredFile, blocks_of
@@ -114,11 +114,26 @@ class MasterFile:
             conclusion.ledger = settlement.ledger()
             reason = end_reason(failures)
             master_file.create(self.path, self.subject, files, conclusion.ledger, reason, rules)
+            _check_master(self.path, sum(file.n_images for file in files))
             conclusion.has_master = True
-        except (FileError, OSError) as error:
-            failures.append(str(error))
+        except (FileError, *FILE_ERRORS) as error:
+            said = isinstance(error, FileError)
+            failures.append(str(error) if said else f"{self.path}: cannot be made: {reason_of(error)}")
             conclusion.ledger = settlement.ledger()
         return conclusion
+
+
+def _check_master(path: Path, n_images: int) -> None:
+    """Open the master again.
+
+    Raises
+    ------
+    FileError
+        If it does not show all images.
+    """
+    found = checking_files.master_of(path)
+    if found is None or {found.n_images, found.n_ids} != {n_images}:
+        raise FileError(f"{path}: does not show the {n_images} images that the files hold")
 
 
 def _add_lost(settlement: Settlement, file: StoredFile) -> None:

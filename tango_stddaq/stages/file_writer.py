@@ -1,7 +1,6 @@
 """File writer: stores the images that the writer driver hands to it in one HDF5 file."""
 
 from pathlib import Path
-from typing import Final
 
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import ConfigError, FileError
@@ -9,16 +8,10 @@ from tango_stddaq.io.creation import FileRules
 from tango_stddaq.io.image_file import ImageFile
 from tango_stddaq.io.image_source import PixelSource
 from tango_stddaq.io.rows import Details
-from tango_stddaq.model import Compression
+from tango_stddaq.model import COMPRESSED_SUFFIXES, Compression
 from tango_stddaq.processing.hosts import writer_channels
 from tango_stddaq.stages.arrivals import Arrivals
 from tango_stddaq.stages.writer_base import Messages, WriterStage
-
-COMPRESSED_SUFFIXES: Final = {
-    "h5bitshuffle-lz4": Compression.H5BITSHUFFLE_LZ4,
-    "blosc2": Compression.BLOSC2,
-}
-"""Rings with compressed images."""
 
 
 class FileWriter(WriterStage):

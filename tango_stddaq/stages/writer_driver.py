@@ -24,6 +24,7 @@ from tango_stddaq.io.identity import as_user
 from tango_stddaq.io.image_source import MetadataSource
 from tango_stddaq.io.master_file import Subject
 from tango_stddaq.io.preflight import Request, check
+from tango_stddaq.model import COMPRESSED_SUFFIXES
 from tango_stddaq.processing.acquisition import RUNNING, Account, DriverStatus, check_transition
 from tango_stddaq.processing.announced_batch import AnnouncedBatch
 from tango_stddaq.stages.base import TURN_S, Stage
@@ -174,7 +175,12 @@ class WriterDriver(Stage):
             )
             with as_user(rules.user_id):
                 check(
-                    request, self.config, self.n_writers, self.output_roots, self._with_metadata_writer
+                    request,
+                    self.config,
+                    self.n_writers,
+                    self.output_roots,
+                    self._with_metadata_writer,
+                    self.config.ring_of(self._suffix) in COMPRESSED_SUFFIXES,
                 )
         except FileError as error:
             raise AcquisitionError(str(error)) from error

@@ -133,6 +133,19 @@ class Rig(Closing):
                 f"{n_images} images are written",
             )
 
+    def wait_flushed(self, n_images: int) -> None:
+        """Wait until a plain reader finds so many images of this acquisition."""
+        name = self.config.detector_name
+
+        def there() -> bool:
+            n_found = 0
+            for path in self.driver.last_files:
+                with h5py.File(path, "r", locking=False) as file:
+                    n_found += len(file[f"{name}/metadata"])
+            return n_found >= n_images
+
+        wait_until(there, f"{n_images} images are in the files")
+
     def begin(
         self, path: Path, n_images: int = DEFAULT_N_IMAGES, prefix: str = "run_", **more: Any
     ) -> None:

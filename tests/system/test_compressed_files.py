@@ -10,17 +10,12 @@ import pytest
 
 from tango_stddaq import config as config_module
 from tango_stddaq.sim.detector import SimulatedDetector
-from tango_stddaq.stages import file_writer
 
 from .programs import stddaq
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.timeout(240),
-    pytest.mark.skipif(
-        not hasattr(file_writer, "COMPRESSED_SUFFIXES"),
-        reason="the file writer of this version stores no compressed images",
-    ),
 ]
 
 N_IMAGES = 40

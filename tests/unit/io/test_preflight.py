@@ -41,6 +41,10 @@ def test_a_good_request_passes_and_creates_nothing(daq: DaqConfig, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_images_that_come_compressed_are_not_counted_as_whole(daq: DaqConfig, tmp_path: Path) -> None:
+    check(Request(str(tmp_path), n_images=10**9), daq, 1, compressed=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
