@@ -19,7 +19,7 @@ from tango_stddaq.errors import FileError
 from tango_stddaq.io import hdf5_output
 from tango_stddaq.io.creation import FILE_ERRORS, FileRules, Place, reason_of
 from tango_stddaq.io.identity import as_user
-from tango_stddaq.io.reservation import reserve
+from tango_stddaq.io.reservation import pays, reserve
 
 PAGE_BYTES: Final = 4096
 """Blocks of metadata lie within a page of the kernel, which is written as a whole or not at all."""
@@ -51,7 +51,7 @@ class GrowingFile(Closing):
         self._fd = -1
         self._end = 0
         self._reserved = 0
-        self._can_reserve = True
+        self._can_reserve, self._pays = True, False
         try:
             self._place.check_free()
             with as_user(rules.user_id):
@@ -62,6 +62,7 @@ class GrowingFile(Closing):
                     alignment_interval=PAGE_BYTES,
                 )
                 self._reserve(_MARGIN_BYTES)  # on a full disk HDF5 would crash when SWMR mode begins
+                self._pays = pays(self._fd)
                 self._place.adopt(self._fd)
         except (*FILE_ERRORS, FileError) as error:
             self.discard()
@@ -103,8 +104,8 @@ class GrowingFile(Closing):
         Parameters
         ----------
         past_hdf5
-            Whether the pixels go by `write_at`, which bears a full disk: room for them is not reserved,
-            as some file systems would touch their pages twice.
+            Whether the pixels go by `write_at`, which bears a full disk: room for them is reserved only
+            where that makes writing cheaper, and there is enough.
         rows_bytes
             What rows need that are written later, when these pixels are there. No more than needed: it
             lies behind the pixels, where the next ones go, and some file systems fill it with zeros.
@@ -118,13 +119,21 @@ class GrowingFile(Closing):
         now = self.h5.id.get_filesize()
         needed = now + n_bytes + rows_bytes + margin
         if past_hdf5:
-            self._reserved = max(self._reserved, now + n_bytes)
+            self._reserve_pixels(now + n_bytes)
         if needed > self._reserved and self._can_reserve:
             self._reserve(needed)
         if needed > self._end:
             end = needed + max(_STEP_BYTES, 4 * n_bytes)
             os.ftruncate(self._fd, end + PAGE_BYTES)  # longer than it says: it is not closed
             self._set_end(end)
+
+    def _reserve_pixels(self, end: int) -> None:
+        if self._pays and end > self._reserved:
+            try:
+                self._reserve(end)
+            except OSError:
+                self._pays = False  # nearly full: what fits is written
+        self._reserved = max(self._reserved, end)
 
     def _reserve(self, end: int) -> None:
         self._can_reserve = reserve(self._fd, self._reserved, end)
