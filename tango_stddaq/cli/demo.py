@@ -93,17 +93,15 @@ class Demo:
         """
         started = time.monotonic()
         with self._console.status("starting: the first time, code is compiled") as status:
-            self._system._on_progress = lambda what: status.update(f"starting {what}")
-            self._system.__enter__()
-        try:
-            n_servers = len(self._system.plan.servers)
-            self._console.print(
-                f"{n_servers} device servers and a Tango database up in "
-                f"{time.monotonic() - started:.1f} s"
-            )
-            result = self._acquire(n_images, rate_hz, drop_every)
-        finally:
-            self._system.__exit__(None, None, None)
+            self._system.on_progress = lambda what: status.update(f"starting {what}")
+            with self._system:
+                status.stop()
+                n_servers = len(self._system.plan.servers)
+                self._console.print(
+                    f"{n_servers} device servers and a Tango database up in "
+                    f"{time.monotonic() - started:.1f} s"
+                )
+                result = self._acquire(n_images, rate_hz, drop_every)
         self._show(result)
         return result
 
@@ -117,22 +115,24 @@ class Demo:
             sys.executable, "-m", "tango_stddaq.cli.main", "simulate", str(self._config_path),
             "--images", str(n_images), "--rate", str(rate_hz), "--drop-every", str(drop_every),
         ]  # fmt: skip
-        sender = subprocess.Popen(
-            processes.leash_command(command),
-            env=processes.leash_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        sender: subprocess.Popen[bytes] | None = None
         try:
+            with processes.uninterrupted():
+                sender = subprocess.Popen(
+                    processes.leash_command(command),
+                    env=processes.leash_environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
             self._follow(daq, n_images, sender)
         except BaseException:
             self._discard(daq)
             raise
         finally:
-            if sender.poll() is None:
+            if sender is not None:
                 sender.terminate()
-            sender.wait(10)
+                sender.wait(10)
         ledger = json.loads(daq.ledger)
         if not daq.lastFile:
             raise StdDaqError(f"the acquisition failed: {daq.endReason}")

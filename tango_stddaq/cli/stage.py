@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal
 import typer
 
 from tango_stddaq import config as config_module
+from tango_stddaq.cli.ending import endings
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import ConfigError, StageError
 from tango_stddaq.io import logs
@@ -402,7 +403,7 @@ _START_END_S: Final = 1.0
 
 
 def run(stage: Stage) -> None:
-    """Run a stage until TERM or INT.
+    """Run a stage until it is told to end.
 
     Raises
     ------
@@ -415,7 +416,7 @@ def run(stage: Stage) -> None:
     def end(_number: int, _frame: FrameType | None) -> None:
         ended.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in endings():
         signal.signal(number, end)
     failures: list[BaseException] = []
 
