@@ -92,9 +92,10 @@ class ForwardSync(Stage):
             return
         name = config.detector_name
         self._poller = zmq.Poller()
-        self._listen(channels.bind(zmq.PULL, channels.ipc_address(name, "sync")), False)
         self._out = channels.bind(zmq.PUB, channels.ipc_address(name, "image"))
+        # The ring before who writes into it: a receiver that finds none would make one.
         self._ring = RingOwner.of_images(config, "image", mask_words_of(config))
+        self._listen(channels.bind(zmq.PULL, channels.ipc_address(name, "sync")), False)
 
     def _listen(self, handle: "zmq.Socket[bytes]", is_order: bool) -> None:
         self._in[handle] = is_order
