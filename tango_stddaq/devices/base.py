@@ -25,6 +25,7 @@ from tango_stddaq.stats import Counter
 
 STATES: Final = {
     StageState.STANDBY: DevState.STANDBY,
+    StageState.WAITING: DevState.INIT,
     StageState.RUNNING: DevState.RUNNING,
     StageState.ALARM: DevState.ALARM,
     StageState.FAULT: DevState.FAULT,

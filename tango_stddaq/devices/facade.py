@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,6 +77,8 @@ class StdDaq(AcquisitionFace, LogFace):
         self._pushed: dict[str, object] = {}
         self._driver_values = _NOTHING
         self._stage_states: dict[str, DevState | None] = {}
+        self._waits: dict[str, str] = {}
+        self._hosts: dict[str, str] = {}
         # Goes on from before an Init: what a monitor that is still about to end finds is not kept.
         self._n_commands = getattr(self, "_n_commands", 0) + 1
         self._detector_rate_hz = 0.0
@@ -88,7 +91,10 @@ class StdDaq(AcquisitionFace, LogFace):
         for name in ("State", "Status"):
             self.set_change_event(name, True, False)
         try:
-            logs.set_level(config_module.load(self._config_file()).log_level)
+            config = config_module.load(self._config_file())
+            logs.set_level(config.log_level)
+            stages = plan(config, Path(self._config_file())).stages
+            self._hosts = {server.device: server.host for server in stages if server.host}
             if not self.WriterDriverDevice:
                 raise ConfigError("property WriterDriverDevice: is empty; set it to its device name")
         except StdDaqError as error:
@@ -133,6 +139,7 @@ class StdDaq(AcquisitionFace, LogFace):
         """Ask all stages; without the lock, as one that hangs takes seconds to be given up."""
         number = self._n_commands
         states = {device: self._state_of(device) for device in self.StageDevices}
+        waits = self._read_waits(states)
         values = self._read_driver() if self.WriterDriverDevice else _NOTHING
         if self.PreviewDevice:
             self._read_preview()
@@ -140,7 +147,7 @@ class StdDaq(AcquisitionFace, LogFace):
             self._read_detector_rate()
         with self._state_lock:
             if number == self._n_commands:  # else a command has found out more in the meantime
-                self._stage_states = states
+                self._stage_states, self._waits = states, waits
                 self._keep_driver_values(values)
 
     def _refresh_now(self) -> None:
@@ -149,6 +156,7 @@ class StdDaq(AcquisitionFace, LogFace):
         for device in self.StageDevices:
             if self._stage_states.get(device, DevState.UNKNOWN) is not None:
                 self._stage_states[device] = self._state_of(device)
+        self._waits = self._read_waits(self._stage_states)
         if self.WriterDriverDevice and not self._driver_error:
             self._keep_driver_values(self._read_driver())
 
@@ -157,6 +165,14 @@ class StdDaq(AcquisitionFace, LogFace):
             return self._proxy(device, _STATE_TIMEOUT_MS).state()
         except tango.DevFailed:
             return None
+
+    def _read_waits(self, states: dict[str, DevState | None]) -> dict[str, str]:
+        """Return what the stages say that wait for another one."""
+        found = {}
+        for device in [device for device, state in states.items() if state == DevState.INIT]:
+            with suppress(tango.DevFailed):  # then its state says so the next time
+                found[device] = self._proxy(device, _STATE_TIMEOUT_MS).status()
+        return found
 
     def _read_driver(self) -> dict[str, Any] | str:
         """Return what the driver says of the acquisition, or why it says nothing."""
@@ -240,11 +256,11 @@ class StdDaq(AcquisitionFace, LogFace):
     # -- state -------------------------------------------------------------------------------------
 
     def dev_state(self) -> DevState:
-        """RUNNING or ALARM while acquiring, STANDBY when ready, FAULT when something is wrong."""
+        """RUNNING or ALARM while acquiring; else STANDBY when ready, INIT until then, or FAULT."""
         if self._fault():
             return DevState.FAULT
         if not self._driver_values["busy"]:
-            return DevState.STANDBY
+            return DevState.INIT if self._waits else DevState.STANDBY
         ledger = self._driver_values["ledger"]
         losing = ledger.get("incomplete", 0) or ledger.get("lost", 0)
         return DevState.ALARM if losing else DevState.RUNNING
@@ -260,6 +276,8 @@ class StdDaq(AcquisitionFace, LogFace):
         )
         if values["busy"]:
             return f"Acquisition {values['status']}: {counts} of {ledger.get('requested', 0)} images."
+        if self._waits:
+            return self._waiting()
         if values["reason"]:
             return f"Ready. Last acquisition: {values['reason']}; {counts}."
         return "Ready. Set outputPath, filePrefix and imageCount, then Start."
@@ -276,6 +294,13 @@ class StdDaq(AcquisitionFace, LogFace):
         if faulty:
             return f"In FAULT: {', '.join(faulty)}. Their Status says why; Reset and Start them."
         return ""
+
+    def _waiting(self) -> str:
+        lines = []
+        for device, status in self._waits.items():
+            host = self._hosts.get(device, "")
+            lines.append(f"{device}{f' of host {host}' if host else ''}: {status}")
+        return f"Not ready yet. {' '.join(lines)}"
 
     def _stage_lines(self) -> list[str]:
         return [
@@ -406,6 +431,8 @@ class StdDaq(AcquisitionFace, LogFace):
             fault = self._fault()
             if fault:
                 raise AcquisitionError(fault)
+            if self._waits:
+                raise AcquisitionError(self._waiting())
             idle = [d for d, s in self._stage_states.items() if s == DevState.STANDBY]
             if idle:
                 raise AcquisitionError(f"these stages are stopped: {', '.join(idle)}; Start them")

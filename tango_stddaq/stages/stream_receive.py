@@ -82,6 +82,12 @@ class StreamReceive(Stage):
         self._last_s = 0.0
         self._heard = self._seen_owner = False
 
+    @property
+    def waits_for(self) -> str:
+        """The sender, while it is not connected."""
+        source = self._in
+        return f"the sender at {self.address}" if source is not None and not source.is_connected else ""
+
     def _open(self) -> None:
         slots.prepare()
         self._last = -1

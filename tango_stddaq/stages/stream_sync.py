@@ -249,6 +249,12 @@ class MetadataSync(ForwardSync):
         """Only if images come whole."""
         return self.config.sender_sends_full_images
 
+    @property
+    def waits_for(self) -> str:
+        """The metadata stream, while it is not connected."""
+        order = self._order
+        return f"the metadata at {self.address}" if order is not None and not order.is_connected else ""
+
     def _open(self) -> None:
         super()._open()
         if self.active:
