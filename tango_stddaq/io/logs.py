@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final
 
 from tango_stddaq import __version__
-from tango_stddaq.config import level_name
+from tango_stddaq.config_keys import level_name
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.io.log_output import FILE_VARIABLE, LogOutput
 

@@ -15,8 +15,9 @@ from typing import Final, Self
 import numpy as np
 
 from tango_stddaq.closing import Closing
-from tango_stddaq.config import DaqConfig, segment_bytes
+from tango_stddaq.config import DaqConfig
 from tango_stddaq.config_entries import RingMemoryConfig
+from tango_stddaq.config_sizes import segment_bytes
 from tango_stddaq.errors import RingError
 from tango_stddaq.io import ring_memory, segment
 from tango_stddaq.io.segment import Segment

@@ -10,7 +10,8 @@ from typing import ClassVar
 import numpy as np
 import zmq
 
-from tango_stddaq.config import MIN_SLOTS, DaqConfig
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.config_sizes import MIN_SLOTS
 from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES, HEADER_MARK
 from tango_stddaq.io import channels
 from tango_stddaq.io.ring import RingReader, RingWriter

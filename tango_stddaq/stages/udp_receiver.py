@@ -14,7 +14,8 @@ from typing import ClassVar
 import numpy as np
 import zmq
 
-from tango_stddaq.config import MIN_SLOTS, DaqConfig
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.config_sizes import MIN_SLOTS
 from tango_stddaq.detectors.layout import Placement
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.io import channels
