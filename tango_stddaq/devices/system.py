@@ -18,7 +18,7 @@ import tango
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.control.plan import ServerPlan, SystemPlan
 from tango_stddaq.errors import StdDaqError
-from tango_stddaq.io import processes, ring
+from tango_stddaq.io import processes, ring_segments
 from tango_stddaq.io.log_output import FILE_VARIABLE, rotate
 
 START_TIMEOUT_S: Final = 90.0
@@ -77,7 +77,7 @@ class System:
             If a server does not come up; its last lines are in the text.
         """
         self.log_dir.mkdir(parents=True, exist_ok=True)
-        ring.remove_abandoned(self.config.detector_name)
+        ring_segments.remove_abandoned(self.config.detector_name)
         if not self.tango_host:
             self.on_progress("database")
             self.tango_host = self._start_database()
@@ -236,7 +236,7 @@ class System:
         for log in self._logs:
             log.close()
         self._logs.clear()
-        ring.remove_abandoned(self.config.detector_name)
+        ring_segments.remove_abandoned(self.config.detector_name)
         _remove_abandoned_channels(self.config.detector_name)
 
     def __enter__(self) -> Self:
