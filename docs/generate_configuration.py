@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from tango_stddaq import config
+from tango_stddaq import config, config_sizes
 
 PAGE: Final = Path(__file__).resolve().parent / "configuration.md"
 
 HEAD: Final = """# Configuration
 
-<!-- Written by docs/generate_configuration.py from tango_stddaq/config.py: change the text there. -->
+<!-- Written by docs/generate_configuration.py: change the text in tango_stddaq/config_keys.py. -->
 
 One JSON file describes one data acquisition. Every stage reads the same file when it starts.
 
@@ -23,7 +23,7 @@ One JSON file describes one data acquisition. Every stage reads the same file wh
 
 SIZES: Final = """## What follows from them
 
-Nobody computes a size twice: `Sizes` in [config.py](../tango_stddaq/config.py) holds them all.
+Nobody computes a size twice: [config_sizes.py](../tango_stddaq/config_sizes.py) holds them all.
 
 | size | rule |
 |---|---|
@@ -105,8 +105,8 @@ def render() -> str:
         " ".join(influx["description"].split()) + " See [logs and statistics](logging.md).\n",
         _table(influx["properties"], required=set(influx["required"])),
         SIZES.format(
-            min_slots=config.MIN_SLOTS,
-            align=config.SEGMENT_ALIGN_BYTES // 2**20,
+            min_slots=config_sizes.MIN_SLOTS,
+            align=config_sizes.SEGMENT_ALIGN_BYTES // 2**20,
             example=_example(),
         ),
     ]

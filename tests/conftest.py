@@ -11,7 +11,7 @@ import pytest
 
 from tango_stddaq import config as config_module
 from tango_stddaq.config import DaqConfig
-from tango_stddaq.io import ring
+from tango_stddaq.io import ring_segments
 from tango_stddaq.sim.demo_config import free_tcp_port, free_udp_ports
 
 __all__ = ["eiger_config", "free_tcp_port", "free_udp_ports"]
@@ -59,7 +59,7 @@ def detector_name() -> Iterator[str]:
     left = [*Path("/dev/shm").glob(f"{name}*"), *Path("/tmp").glob(f"{name}*")]
     for path in left:
         path.unlink()
-    ring.remove_abandoned(name)
+    ring_segments.remove_abandoned(name)
     assert not left, f"left behind: {left}"
 
 

@@ -28,6 +28,7 @@ from rich.table import Table
 from tango_stddaq.devices.system import System
 from tango_stddaq.errors import StdDaqError
 from tango_stddaq.io import processes
+from tango_stddaq.io.log_output import rotate
 from tango_stddaq.processing.preview import to_gray
 
 _PATIENCE_S: Final = 5.0
@@ -82,6 +83,7 @@ class Demo:
         self._output = output
         self._prefix = prefix
         self._config_path = config_path
+        self._sender_log = system.log_dir / "simulate.log"
 
     def run(self, n_images: int, rate_hz: float, drop_every: int) -> DemoResult:
         """Take the images; nothing is left running afterwards, whatever happens.
@@ -93,17 +95,15 @@ class Demo:
         """
         started = time.monotonic()
         with self._console.status("starting: the first time, code is compiled") as status:
-            self._system._on_progress = lambda what: status.update(f"starting {what}")
-            self._system.__enter__()
-        try:
-            n_servers = len(self._system.plan.servers)
-            self._console.print(
-                f"{n_servers} device servers and a Tango database up in "
-                f"{time.monotonic() - started:.1f} s"
-            )
-            result = self._acquire(n_images, rate_hz, drop_every)
-        finally:
-            self._system.__exit__(None, None, None)
+            self._system.on_progress = lambda what: status.update(f"starting {what}")
+            with self._system:
+                status.stop()
+                n_servers = len(self._system.plan.servers)
+                self._console.print(
+                    f"{n_servers} device servers and a Tango database up in "
+                    f"{time.monotonic() - started:.1f} s"
+                )
+                result = self._acquire(n_images, rate_hz, drop_every)
         self._show(result)
         return result
 
@@ -117,22 +117,26 @@ class Demo:
             sys.executable, "-m", "tango_stddaq.cli.main", "simulate", str(self._config_path),
             "--images", str(n_images), "--rate", str(rate_hz), "--drop-every", str(drop_every),
         ]  # fmt: skip
-        sender = subprocess.Popen(
-            processes.leash_command(command),
-            env=processes.leash_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        sender: subprocess.Popen[bytes] | None = None
+        rotate(self._sender_log)
         try:
+            with self._sender_log.open("wb") as log, processes.uninterrupted():
+                sender = subprocess.Popen(
+                    processes.leash_command(command),
+                    env=processes.leash_environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                    start_new_session=True,
+                )
             self._follow(daq, n_images, sender)
         except BaseException:
             self._discard(daq)
             raise
         finally:
-            if sender.poll() is None:
+            if sender is not None:
                 sender.terminate()
-            sender.wait(10)
+                sender.wait(10)
         ledger = json.loads(daq.ledger)
         if not daq.lastFile:
             raise StdDaqError(f"the acquisition failed: {daq.endReason}")
@@ -174,6 +178,9 @@ class Demo:
             task = bar.add_task("taking images", total=n_images, rate="")
             while daq.acquiring:
                 self._system.check_alive()
+                if sender.poll():
+                    said = " | ".join(self._sender_log.read_text(errors="replace").splitlines()[-2:])
+                    raise StdDaqError(f"the simulator ended with code {sender.returncode}: {said}")
                 expected = daq.imagesExpected
                 rate = f"{daq.imageRate:.0f} images/s"
                 bar.update(task, completed=expected, rate=rate, description=daq.acquisitionStatus)

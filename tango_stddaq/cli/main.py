@@ -1,8 +1,6 @@
 """The `stddaq` command: subcommands and how their errors reach a person."""
 
-import signal
 import sys
-from types import FrameType
 from typing import Final, NoReturn
 
 import typer
@@ -22,6 +20,7 @@ from tango_stddaq.cli import (
     view,
     watch,
 )
+from tango_stddaq.cli.ending import end_in_order
 from tango_stddaq.errors import StdDaqError
 
 _WRONG_CALL: Final = 2
@@ -57,7 +56,7 @@ def version() -> None:
 
 def main() -> NoReturn:
     """Run the command; a known error is one line, and a wrong call of a stage ends with 1."""
-    signal.signal(signal.SIGTERM, _terminate)
+    end_in_order()
     try:
         app()
     except SystemExit as end:
@@ -69,11 +68,6 @@ def main() -> NoReturn:
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(1)
     sys.exit(0)
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    """End as after Ctrl-C: context managers clean up."""
-    sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

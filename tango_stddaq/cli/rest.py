@@ -1,12 +1,15 @@
 """`stddaq rest`: the REST and WebSocket service of a running system."""
 
 import os
+import signal
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from tango_stddaq.cli.ending import ENDED, endings
 from tango_stddaq.errors import ConfigError
 
 REST_PORT: Final = 5000
@@ -38,7 +41,7 @@ def rest(
         typer.Option(help=f"File with the token that clients must send; or set {TOKEN_VARIABLE}."),
     ] = None,
 ) -> None:
-    """Serve REST and WebSocket clients of a running system until Ctrl-C."""
+    """Serve REST and WebSocket clients of a running system until Ctrl-C or TERM."""
     require_extra()
     from tango_stddaq.cli.watcher import find_facade, proxy_of  # noqa: PLC0415
     from tango_stddaq.io import logs  # noqa: PLC0415
@@ -50,7 +53,10 @@ def rest(
     typer.echo(f"REST: http://{host}:{port}/docs")
     if websocket_port:
         typer.echo(f"WebSocket: ws://{host}:{websocket_port}")
-    serve(name, host, port, websocket_port or None, output_root or [], token)
+    if signal.SIGHUP in endings():  # uvicorn knows only the others
+        signal.signal(signal.SIGHUP, lambda _number, _frame: signal.raise_signal(signal.SIGTERM))
+    with suppress(*ENDED):
+        serve(name, host, port, websocket_port or None, output_root or [], token)
 
 
 def require_extra() -> None:

@@ -1,5 +1,6 @@
 """`stddaq simulate` and `stddaq replay`: send packets as a detector does."""
 
+import logging
 import time
 from pathlib import Path
 from typing import Annotated, Final
@@ -9,6 +10,7 @@ import typer
 from tango_stddaq import config as config_module
 from tango_stddaq.config import CAMERAS, DaqConfig
 from tango_stddaq.errors import ConfigError
+from tango_stddaq.io import logs
 from tango_stddaq.sim import replay as replay_module
 from tango_stddaq.sim.camera import SimulatedCamera
 from tango_stddaq.sim.course import Course
@@ -16,6 +18,8 @@ from tango_stddaq.sim.detector import SimulatedDetector, report
 from tango_stddaq.sim.faults import Faults
 from tango_stddaq.sim.pattern import PacketPattern
 
+_log: Final = logging.getLogger(__name__)
+_STANDARD_ERROR: Final = 2
 N_CONNECTIONS: Final = 4
 """A camera receiver opens so many, if not told otherwise."""
 _NO_PACKETS: Final = (
@@ -87,7 +91,7 @@ def simulate(
     ] = None,
 ) -> None:
     """Send the packets of a picture that a person recognises; print what was sent as JSON."""
-    loaded = config_module.load(config)
+    loaded = _load(config, "simulate")
     faults = Faults(
         drop_every=drop_every,
         drop=drop,
@@ -116,18 +120,26 @@ def simulate(
         detector.record(record, images, first_id)
         typer.echo(report(images, Faults()))
         return
-    detector.run(images, rate, first_id, faults, course=course)
-    typer.echo(report(images, faults, detector.sent))
+    count = _Count(images, rate, f"UDP of {host}")
+    try:
+        detector.run(images, rate, first_id, faults, count.add, course)
+    finally:
+        count.end()
+        typer.echo(report(count.n_sent, faults, detector.sent))
 
 
 def _simulate_camera(config: DaqConfig, images: int, rate: float, first_id: int, course: Course) -> None:
     """Send whole images once a receiver has connected."""
     with SimulatedCamera.of(config) as camera:
         camera.wait_for_connections(N_CONNECTIONS)
-        for first, n, pause_s in course.stretches(images, first_id):
-            time.sleep(pause_s)
-            camera.run(n, rate, first)
-    typer.echo(report(images, Faults()))
+        count = _Count(images, rate, f"receivers at {camera.endpoint}")
+        try:
+            for first, n, pause_s in course.stretches(images, first_id):
+                time.sleep(pause_s)
+                camera.run(n, rate, first, on_image=count.add)
+        finally:
+            count.end()
+            typer.echo(report(count.n_sent, Faults()))
 
 
 def replay(
@@ -143,8 +155,47 @@ def replay(
     truncate: Truncate = 0.0,
 ) -> None:
     """Send recorded packets (PORT.dat or PORT.dat.xz) again; print what was sent as JSON."""
-    loaded = config_module.load(config)
+    loaded = _load(config, "replay")
     recording = replay_module.load(directory, loaded)
     faults = Faults(drop_every, drop, duplicate, corrupt, truncate, reorder)
-    replay_module.replay(recording, loaded, rate, host, faults)
-    typer.echo(report(len(recording.image_ids), faults))
+    count = _Count(len(recording.image_ids), rate, f"UDP of {host}")
+    try:
+        replay_module.replay(recording, loaded, rate, host, faults, count.add)
+    finally:
+        count.end()
+        typer.echo(report(count.n_sent, faults))
+
+
+def _load(path: Path, service: str) -> DaqConfig:
+    """Read the configuration and set up the log as it says.
+
+    The log goes to standard error: standard output is one line of JSON, for programs.
+    """
+    config = config_module.load(path)
+    logs.configure(service, config.log_level, _STANDARD_ERROR)
+    logs.note_unknown_keys(config.unknown_keys)
+    return config
+
+
+class _Count:
+    """Counts what is sent, so that also who is told to end says how far it came.
+
+    Parameters
+    ----------
+    where
+        To whom it is sent.
+    """
+
+    def __init__(self, n_images: int, rate_hz: float, where: str) -> None:
+        self.n_sent = 0
+        self._n_images = n_images
+        speed = f"at {rate_hz:g} images/s" if rate_hz else "as fast as possible"
+        _log.info("[event] start of %d images to %s, %s", n_images, where, speed)
+
+    def add(self, _image_id: int) -> None:
+        """Count one more."""
+        self.n_sent += 1
+
+    def end(self) -> None:
+        """Say how many there were."""
+        _log.info("[event] end after %d of %d images", self.n_sent, self._n_images)

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from tango_stddaq import config as config_module
+from tango_stddaq.cli.ending import ENDED
 from tango_stddaq.cli.rest import REST_PORT, WEBSOCKET_PORT, RestPort, WebSocketPort, require_extra
 from tango_stddaq.config import CAMERAS, DaqConfig
 from tango_stddaq.errors import ConfigError, FileError
@@ -110,7 +111,7 @@ def up(
     rest_port: RestPort = REST_PORT,
     websocket_port: WebSocketPort = WEBSOCKET_PORT,
 ) -> None:
-    """Keep the system of CONFIG running for your own clients until Ctrl-C."""
+    """Keep the system of CONFIG running for your own clients until Ctrl-C or TERM."""
     from tango_stddaq.control.plan import plan  # noqa: PLC0415
     from tango_stddaq.devices.system import System  # noqa: PLC0415
 
@@ -125,38 +126,39 @@ def up(
     roots = tuple(str(root.resolve()) for root in output_root or [])
     console = Console()
     system_plan = plan(loaded, config, roots, simulate)
-    with console.status("starting") as status:
-        system = System(
+    with (
+        console.status("starting") as status,
+        System(
             loaded,
             system_plan,
             log_dir.resolve(),
             tango_host,
             on_progress=lambda what: status.update(f"starting {what}"),
             host=host,
-        )
-        system.__enter__()
-    try:
-        console.print(_overview(system), soft_wrap=True, highlight=False)
-        console.print(f"Facade: [bold]tango://{system.tango_host}/{system_plan.facade.device}[/]")
-        console.print(f"Clients: export TANGO_HOST={system.tango_host}")
-        console.print(_input(loaded))
-        if system_plan.simulator is not None:
-            console.print(_simulator_hint(system_plan.simulator.device), soft_wrap=True, highlight=False)
-        if rest:
-            roots_given = [part for root in roots for part in ("--output-root", root)]
-            ports = ("--port", str(rest_port), "--websocket-port", str(websocket_port))
-            system.run_beside("rest", ["rest", system_plan.facade.device, *ports, *roots_given])
-            console.print(f"REST: http://127.0.0.1:{rest_port}/docs")
-            console.print(f"WebSocket: ws://127.0.0.1:{websocket_port}")
-        console.print(f"Logs: {system.log_dir}", soft_wrap=True)
-        console.print("Ctrl-C ends it.")
-        while True:
-            system.check_alive()
-            time.sleep(1)
-    except KeyboardInterrupt:
-        console.print("stopping")
-    finally:
-        system.__exit__(None, None, None)
+        ) as system,
+    ):
+        status.stop()
+        try:
+            console.print(_overview(system), soft_wrap=True, highlight=False)
+            console.print(f"Facade: [bold]tango://{system.tango_host}/{system_plan.facade.device}[/]")
+            console.print(f"Clients: export TANGO_HOST={system.tango_host}")
+            console.print(_input(loaded))
+            if system_plan.simulator is not None:
+                hint = _simulator_hint(system_plan.simulator.device)
+                console.print(hint, soft_wrap=True, highlight=False)
+            if rest:
+                roots_given = [part for root in roots for part in ("--output-root", root)]
+                ports = ("--port", str(rest_port), "--websocket-port", str(websocket_port))
+                system.run_beside("rest", ["rest", system_plan.facade.device, *ports, *roots_given])
+                console.print(f"REST: http://127.0.0.1:{rest_port}/docs")
+                console.print(f"WebSocket: ws://127.0.0.1:{websocket_port}")
+            console.print(f"Logs: {system.log_dir}", soft_wrap=True)
+            console.print("Ctrl-C ends it.")
+            while True:
+                system.check_alive()
+                time.sleep(1)
+        except ENDED:
+            console.print("stopping")
 
 
 def _check_hosts(config: DaqConfig, host: str, tango_host: str) -> None:

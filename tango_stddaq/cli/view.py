@@ -14,6 +14,7 @@ from rich.segment import Segment, Segments
 from rich.style import Style
 from rich.text import Text
 
+from tango_stddaq.cli.ending import ENDED
 from tango_stddaq.errors import StdDaqError
 from tango_stddaq.io.stream_client import StreamClient, StreamImage
 from tango_stddaq.processing.preview import shrink, to_gray
@@ -40,14 +41,14 @@ def view(
         float, typer.Option(min=0, help="Give up after so many seconds without an image; 0 for never.")
     ] = 0.0,
 ) -> None:
-    """Look at a live stream in the terminal, or save it as a picture; ends by Ctrl-C."""
+    """Look at a live stream in the terminal, or save it as a picture; ends by Ctrl-C or TERM."""
     with StreamClient(address) as client:
         try:
             if png is not None:
                 _save(client, png, images or 1, timeout)
             else:
                 _show(client, address, images, timeout)
-        except KeyboardInterrupt:
+        except ENDED:
             pass
 
 

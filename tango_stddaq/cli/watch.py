@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from tango_stddaq.cli.ending import ENDED
+
 
 def watch(
     facade: Annotated[
@@ -17,7 +19,7 @@ def watch(
         int, typer.Option("--updates", "-n", min=0, help="End after so many looks; 0 for never.")
     ] = 0,
 ) -> None:
-    """Watch a data acquisition: state, ledger, and the rate of every stage; ends by Ctrl-C."""
+    """Watch a data acquisition: state, ledger, and the rate of every stage; ends by Ctrl-C or TERM."""
     from tango_stddaq.cli.watcher import Watcher, find_facade, proxy_of  # noqa: PLC0415
 
     watcher = Watcher(proxy_of(facade or find_facade()))
@@ -29,5 +31,5 @@ def watch(
                     time.sleep(period)
                 live.update(watcher.look(), refresh=True)
                 n_done += 1
-    except KeyboardInterrupt:
+    except ENDED:
         pass

@@ -9,8 +9,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeGuard
+from typing import Any, Final, TypeGuard
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from tango_stddaq.codecs.bsread_compression import (
     unpack_bitshuffle_lz4,
     unpack_lz4,
 )
+from tango_stddaq.codecs.bsread_message import ORDERS, Channel, DataHeader, MainHeader, Message
 
 MAIN_HTYPE: Final = "bsr_m-1.1"
 DATA_HTYPE: Final = "bsr_d-1.1"
@@ -32,82 +32,6 @@ MAX_CHANNELS: Final = 1024
 _MAX_CACHED_HEADERS: Final = 16
 _N_HEADERS: Final = 2
 _U64_END: Final = 2**64
-_ORDERS: Final[dict[str, Literal["<", ">"]]] = {"little": "<", "big": ">"}
-
-
-@dataclass(frozen=True, slots=True)
-class MainHeader:
-    """What the first frame says.
-
-    Attributes
-    ----------
-    timestamp
-        (seconds since 1970, nanoseconds) of the pulse.
-    data_header_hash
-        MD5 of the data header as it is sent, in hexadecimal.
-    """
-
-    pulse_id: int
-    timestamp: tuple[int, int]
-    data_header_hash: str
-    header_compression: BsreadCompression = BsreadCompression.NONE
-
-
-@dataclass(frozen=True, slots=True)
-class Channel:
-    """An image channel.
-
-    Attributes
-    ----------
-    shape
-        (height, width); on the wire it is [x, y].
-    kind
-        Type of a pixel: uint16, ...
-    encoding
-        Byte order of the sender: little or big; of the timestamp as well.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    kind: str
-    encoding: str = "little"
-    compression: BsreadCompression = BsreadCompression.NONE
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of a pixel with the byte order of the sender."""
-        return np.dtype(self.kind).newbyteorder(_ORDERS[self.encoding])
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the pixels, uncompressed."""
-        return self.shape[0] * self.shape[1] * self.dtype.itemsize
-
-
-@dataclass(frozen=True, slots=True)
-class DataHeader:
-    """What the second frame says: the first channel, and how many there are."""
-
-    channel: Channel
-    n_channels: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A message, its pixels still as they were sent.
-
-    Attributes
-    ----------
-    data
-        Empty if the channel has no value for this pulse.
-    timestamp
-        (seconds, nanoseconds) of the channel; None if its timestamp frame is empty.
-    """
-
-    main: MainHeader
-    channel: Channel
-    data: Buffer
-    timestamp: tuple[int, int] | None = None
 
 
 # -- decoding --------------------------------------------------------------------------------------
@@ -211,7 +135,7 @@ def decode_timestamp(frame: Buffer, encoding: str = "little") -> tuple[int, int]
         return None
     if len(frame) != 16:
         raise ValueError(f"timestamp of {len(frame)} bytes; allowed are 0 and 16")
-    seconds, nanoseconds = struct.unpack(f"{_ORDERS[encoding]}qq", frame)
+    seconds, nanoseconds = struct.unpack(f"{ORDERS[encoding]}qq", frame)
     return seconds, nanoseconds
 
 
@@ -256,8 +180,8 @@ def _channel(entry: object) -> Channel:
     if not isinstance(kind, str) or kind not in TYPES:
         raise ValueError(f"type {kind!r:.40}; allowed are {', '.join(sorted(TYPES))}")
     order = entry.get("encoding", "little")
-    if not isinstance(order, str) or order not in _ORDERS:
-        raise ValueError(f"encoding {order!r:.40}; allowed are {', '.join(_ORDERS)}")
+    if not isinstance(order, str) or order not in ORDERS:
+        raise ValueError(f"encoding {order!r:.40}; allowed are {', '.join(ORDERS)}")
     channel = Channel(
         name,
         (shape[1], shape[0]),
@@ -371,7 +295,7 @@ def encode(
         encode_main_header(pulse_id, timestamp, data_header, header_compression),
         data_header,
         compress(np.ascontiguousarray(image, channel.dtype), channel.compression),
-        struct.pack(f"{_ORDERS[channel.encoding]}qq", *timestamp),
+        struct.pack(f"{ORDERS[channel.encoding]}qq", *timestamp),
     ]
 
 

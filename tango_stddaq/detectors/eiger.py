@@ -10,15 +10,8 @@ import numpy as np
 
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.detectors import sls
-from tango_stddaq.detectors.layout import (
-    FRAME_HEADER_BYTES,
-    Detector,
-    FrameField,
-    HeaderField,
-    MetadataFields,
-    PacketLayout,
-    Placement,
-)
+from tango_stddaq.detectors.fields import FrameField, HeaderField, MetadataFields
+from tango_stddaq.detectors.layout import FRAME_HEADER_BYTES, Detector, PacketLayout, Placement
 from tango_stddaq.errors import ConfigError
 
 WIDTH: Final = 512

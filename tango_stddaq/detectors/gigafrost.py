@@ -11,13 +11,11 @@ from typing import Final
 import numpy as np
 
 from tango_stddaq.config import DaqConfig
+from tango_stddaq.detectors.fields import FrameField, HeaderField, MetadataFields
 from tango_stddaq.detectors.layout import (
     FRAME_HEADER_BYTES,
     Detector,
-    FrameField,
-    HeaderField,
     HeaderKind,
-    MetadataFields,
     PacketLayout,
     PixelFormat,
     Placement,

@@ -10,13 +10,11 @@ import numpy as np
 
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.detectors import sls
+from tango_stddaq.detectors.fields import FrameField, HeaderField, MetadataFields
 from tango_stddaq.detectors.layout import (
     FRAME_HEADER_BYTES,
     Detector,
-    FrameField,
-    HeaderField,
     HeaderKind,
-    MetadataFields,
     PacketLayout,
     PixelFormat,
     Placement,

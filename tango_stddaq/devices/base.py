@@ -1,10 +1,10 @@
-"""What every Tango device of a stage has in common: states, commands, counters, events, log."""
+"""What every Tango device of a stage has in common: states, commands, counters, log."""
 
 import gc
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar, Final
 
 import tango
@@ -16,6 +16,7 @@ from tango_stddaq import __version__
 from tango_stddaq import config as config_module
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.devices import log_face
+from tango_stddaq.devices.events import EventPusher, push_change
 from tango_stddaq.devices.log_face import LogFace, TangoLog
 from tango_stddaq.errors import ConfigError, StdDaqError
 from tango_stddaq.io import influx, logs, processes
@@ -25,12 +26,12 @@ from tango_stddaq.stats import Counter
 
 STATES: Final = {
     StageState.STANDBY: DevState.STANDBY,
+    StageState.WAITING: DevState.INIT,
     StageState.RUNNING: DevState.RUNNING,
     StageState.ALARM: DevState.ALARM,
     StageState.FAULT: DevState.FAULT,
 }
 tango_errors = log_face.tango_errors
-PUSHER_STOP_S: Final = 1.0
 READ_WRITE: Final = AttrWriteType.READ_WRITE
 PUSHED: Final = {"change_event_implemented": True, "change_event_detect": False}
 """The device pushes a change event whenever the value changed; Tango asks for no abs_change."""
@@ -62,53 +63,6 @@ def _counter_attribute(counter: Counter) -> attribute:
         **PUSHED,
         **limits,
     )
-
-
-def push_change(device: Device, name: str, value: Any) -> None:
-    """Push a change event; Tango takes State and Status from the device, not from the event."""
-    if name == "State":
-        device.set_state(value)
-        device.push_change_event(name)
-    elif name == "Status":
-        device.set_status(value)
-        device.push_change_event(name)
-    else:
-        device.push_change_event(name, value)
-
-
-class EventPusher:
-    """Pushes the events of a device from a thread of its own.
-
-    An event needs the lock that Tango holds during a command, and a command may wait for a run loop: a
-    run loop that pushed events itself would wait for the command.
-    """
-
-    def __init__(self, push: Callable[[], None]) -> None:
-        self._push = push
-        self._due = threading.Event()
-        self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Push soon what has changed."""
-        self._due.set()
-
-    def stop(self) -> None:
-        """End the thread, now or after the event that waits for the lock of the caller."""
-        self._stopped = True
-        self._due.set()
-        self._thread.join(PUSHER_STOP_S)
-
-    def _run(self) -> None:
-        with tango.EnsureOmniThread():
-            while self._due.wait() and not self._stopped:
-                self._due.clear()
-                try:
-                    self._push()
-                except tango.DevFailed as error:
-                    log = logging.getLogger("tango_stddaq.events")
-                    log.warning("an event was not sent: %s", error.args[0].desc)
 
 
 class StageDevice(LogFace):

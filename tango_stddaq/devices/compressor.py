@@ -11,10 +11,10 @@ from tango_stddaq.devices.base import (
     READ_WRITE,
     StageDevice,
     counter_attributes,
-    push_change,
     serve,
     tango_errors,
 )
+from tango_stddaq.devices.events import push_change
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.model import Compression
 from tango_stddaq.processing.compress import MAX_LEVEL, METHODS, MIN_LEVEL

@@ -18,7 +18,7 @@ import tango
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.control.plan import ServerPlan, SystemPlan
 from tango_stddaq.errors import StdDaqError
-from tango_stddaq.io import processes, ring
+from tango_stddaq.io import processes, ring_segments
 from tango_stddaq.io.log_output import FILE_VARIABLE, rotate
 
 START_TIMEOUT_S: Final = 90.0
@@ -59,7 +59,7 @@ class System:
         self.plan = system_plan
         self.log_dir = log_dir
         self.tango_host = tango_host
-        self._on_progress = on_progress
+        self.on_progress = on_progress
         self.host = host
         self.servers = tuple(server for server in system_plan.servers if server.host == host)
         """Those that run here."""
@@ -77,9 +77,9 @@ class System:
             If a server does not come up; its last lines are in the text.
         """
         self.log_dir.mkdir(parents=True, exist_ok=True)
-        ring.remove_abandoned(self.config.detector_name)
+        ring_segments.remove_abandoned(self.config.detector_name)
         if not self.tango_host:
-            self._on_progress("database")
+            self.on_progress("database")
             self.tango_host = self._start_database()
         # Every Tango client of this process talks to that database from now on.
         os.environ["TANGO_HOST"] = self.tango_host
@@ -89,13 +89,13 @@ class System:
         for server in stages:
             self._start_server(server)
         for server in stages:
-            self._on_progress(server.device)
+            self.on_progress(server.device)
             self._await(server)
         for last in (facade, simulator):
             if last is None or last not in self.servers:
                 continue
             self._start_server(last)
-            self._on_progress(last.device)
+            self.on_progress(last.device)
             self._await(last)
             if last == facade and not self.host:  # else other hosts may come later
                 self._await_state(facade)
@@ -141,14 +141,15 @@ class System:
         log = path.open("ab")
         self._logs.append(log)
         environment = {**environment, FILE_VARIABLE: str(path)}
-        self._processes[name] = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C comes to us alone: we end them in order
-        )
+        with processes.uninterrupted():
+            self._processes[name] = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C comes to us alone: we end them in order
+            )
 
     def run_beside(self, name: str, arguments: list[str]) -> None:
         """Run a `stddaq` command as a client of the system, for as long as it runs."""
@@ -235,7 +236,7 @@ class System:
         for log in self._logs:
             log.close()
         self._logs.clear()
-        ring.remove_abandoned(self.config.detector_name)
+        ring_segments.remove_abandoned(self.config.detector_name)
         _remove_abandoned_channels(self.config.detector_name)
 
     def __enter__(self) -> Self:
@@ -255,11 +256,11 @@ class System:
         self._stop_undisturbed()
 
     def _stop_undisturbed(self) -> None:
-        """Stop, without letting an impatient second Ctrl-C or TERM leave processes behind."""
+        """Stop, without letting an impatient second Ctrl-C, TERM or HUP leave processes behind."""
         if threading.current_thread() is not threading.main_thread():
             self.stop()
             return
-        old = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)}
+        old = {number: signal.signal(number, signal.SIG_IGN) for number in processes.ENDINGS}
         try:
             self.stop()
         finally:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final
 
 from tango_stddaq import __version__
-from tango_stddaq.config import level_name
+from tango_stddaq.config_keys import level_name
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.io.log_output import FILE_VARIABLE, LogOutput
 
@@ -67,10 +67,15 @@ def _plain(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-def configure(service: str, level: str = "info") -> None:
+def configure(service: str, level: str = "info", descriptor: int = 1) -> None:
     """Send all messages of this program to standard output; call it once in a program.
 
     Warnings of libraries, and exceptions that nobody caught, come in the same form.
+
+    Parameters
+    ----------
+    descriptor
+        2 for standard error, where standard output is a result that programs read.
     """
     logger = logging.getLogger(ROOT)
     for target in (logger, logging.getLogger()):
@@ -78,7 +83,7 @@ def configure(service: str, level: str = "info") -> None:
             target.removeHandler(handler)
             handler.close()
     path = os.environ.get(FILE_VARIABLE)
-    output = LogOutput(1, Path(path) if path else None)
+    output = LogOutput(descriptor, Path(path) if path else None)
     output.setFormatter(LineFormatter(service))
     logger.addHandler(output)
     logger.propagate = False

@@ -31,6 +31,8 @@ class PersistentConnection(Closing):
     ----------
     handle
         The socket of the moment; `look` may replace it.
+    is_connected
+        Whether a peer is there, as of the last `look`.
     n_connections, n_disconnections
         Times that a peer was connected, and that a connection ended.
     """
@@ -39,13 +41,15 @@ class PersistentConnection(Closing):
         self._call = kind, address, hwm, {**options, **HEARTBEAT}
         self.handle, self._events = channels.connect_watched(*self._call)
         self.n_connections = self.n_disconnections = 0
+        self.is_connected = False
         self._gone_s: float | None = None
 
     def look(self) -> bool:
         """Do what is due a few times a second; returns whether there is a new socket."""
         while self._events.poll(0):
             event = parse_monitor_message(self._events.recv_multipart())["event"]
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.is_connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            if self.is_connected:
                 self.n_connections += 1
                 self._gone_s = None
             else:

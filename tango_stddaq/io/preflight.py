@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tango_stddaq.config import MAX_USER_ID, DaqConfig
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.config_keys import MAX_USER_ID
 from tango_stddaq.errors import AcquisitionError
 from tango_stddaq.processing.acquisition import DEFAULT_N_IMAGES
 

@@ -1,9 +1,12 @@
-"""Child processes that never outlive their parent."""
+"""Child processes that never outlive their parent, and signals that come at the wrong time."""
 
 import ctypes
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -18,6 +21,35 @@ def leash_environment() -> dict[str, str]:
 def leash_command(command: list[str]) -> list[str]:
     """Return a command that runs any program so that it ends when this process does."""
     return [sys.executable, "-m", __name__, *command]
+
+
+ENDINGS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end a program."""
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let signals that end the program wait until the block is done.
+
+    A child that was started when one comes must be known to who ends it. The signals are not blocked:
+    the child would inherit that.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    old = {
+        number: signal.signal(number, lambda came, _frame: waiting.append(came))
+        for number in ENDINGS
+        if callable(signal.getsignal(number))
+    }
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        for came in waiting:
+            signal.raise_signal(came)
 
 
 def die_with_parent() -> None:

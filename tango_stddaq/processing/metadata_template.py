@@ -11,8 +11,9 @@ import numpy as np
 from numba import uint8, uint64
 
 from tango_stddaq.codecs import image_metadata
-from tango_stddaq.config import Sizes
-from tango_stddaq.detectors.layout import FRAME_HEADER, HEADER_MARK, MetadataFields
+from tango_stddaq.config_sizes import Sizes
+from tango_stddaq.detectors.fields import MetadataFields
+from tango_stddaq.detectors.layout import FRAME_HEADER, HEADER_MARK
 from tango_stddaq.model import Image, Status
 from tango_stddaq.processing.compiled import compiled, inner
 

@@ -6,8 +6,8 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from tango_stddaq.codecs import array10, bsread
-from tango_stddaq.codecs.bsread import Channel
 from tango_stddaq.codecs.bsread_compression import BsreadCompression
+from tango_stddaq.codecs.bsread_message import Channel
 from tango_stddaq.model import Compression, Image, PcoMetadata
 
 _BILLION: Final = 10**9

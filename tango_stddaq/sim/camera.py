@@ -11,8 +11,8 @@ from zmq.utils.monitor import recv_monitor_message
 
 from tango_stddaq.closing import Closing
 from tango_stddaq.codecs import array10, bsread
-from tango_stddaq.codecs.bsread import Channel
 from tango_stddaq.codecs.bsread_compression import BsreadCompression
+from tango_stddaq.codecs.bsread_message import Channel
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import ChannelError
 from tango_stddaq.io import channels

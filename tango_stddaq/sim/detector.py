@@ -49,7 +49,7 @@ class SimulatedDetector:
         self.detector = detector_of(config)
         self.cycle = cycle_length(self.detector, cycle) if cycle else 0
         self.sent = Throughput(0, 0, 0, 0.0)
-        """Of the last run."""
+        """Of the last run, also of one that was cut short."""
         self._host = host
         self._gso = gso
         self._picture = DiffractionPicture(config.sizes.shape, np.dtype(f"<u{config.bit_depth // 8}"))
@@ -101,18 +101,20 @@ class SimulatedDetector:
         faults = faults if faults is not None else Faults()
         with self.transmission() as transmission:
             transmission.pace.rate_hz = rate_hz
-            for begin, n, pause_s in course.stretches(n_images, first_id):
-                if pause_s:
-                    time.sleep(pause_s)
-                    transmission.pace.restart()
-                done = 0
-                while done < n:
-                    n_sent = transmission.send(begin + done, n - done, faults)
-                    if on_image is not None:
-                        for image_id in range(begin + done, begin + done + n_sent):
-                            on_image(image_id)
-                    done += n_sent
-            self.sent = transmission.throughput
+            try:
+                for begin, n, pause_s in course.stretches(n_images, first_id):
+                    if pause_s:
+                        time.sleep(pause_s)
+                        transmission.pace.restart()
+                    done = 0
+                    while done < n:
+                        n_sent = transmission.send(begin + done, n - done, faults)
+                        if on_image is not None:
+                            for image_id in range(begin + done, begin + done + n_sent):
+                                on_image(image_id)
+                        done += n_sent
+            finally:
+                self.sent = transmission.throughput
         return faults
 
     def record(self, directory: Path, n_images: int, first_id: int = 1) -> None:

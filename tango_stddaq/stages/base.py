@@ -30,6 +30,8 @@ class StageState(StrEnum):
 
     STANDBY = "standby"
     """Not running: start it."""
+    WAITING = "waiting"
+    """Running, but it cannot work before another one is there."""
     RUNNING = "running"
     """Working."""
     ALARM = "alarm"
@@ -96,6 +98,8 @@ class Stage:
             return StageState.FAULT
         if not self.running:
             return StageState.STANDBY
+        if self.waits_for:
+            return StageState.WAITING
         if time.monotonic() - self._last_loss_s < ALARM_HOLD_S:
             return StageState.ALARM
         return StageState.RUNNING
@@ -108,10 +112,17 @@ class Stage:
                 return f"Stopped by an error: {self.error}"
             case StageState.STANDBY:
                 return "Ready. Start it to work."
+            case StageState.WAITING:
+                return f"Waits for {self.waits_for}."
             case StageState.ALARM:
                 return f"Working, but losing: {self._loss_text}"
             case StageState.RUNNING:
                 return self._describe()
+
+    @property
+    def waits_for(self) -> str:
+        """Whom the running stage cannot work without, and who is not there; "" if nobody is missing."""
+        return ""
 
     def start(self) -> None:
         """Open everything and start the run loop.

@@ -10,7 +10,8 @@ from typing import ClassVar
 import numpy as np
 import zmq
 
-from tango_stddaq.config import MIN_SLOTS, DaqConfig
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.config_sizes import MIN_SLOTS
 from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES, HEADER_MARK
 from tango_stddaq.io import channels
 from tango_stddaq.io.ring import RingReader, RingWriter
@@ -52,6 +53,7 @@ class DataConvert(ConvertingStage):
         self._in: list[zmq.Socket[bytes]] = []
         self._poller = zmq.Poller()
         self._out: zmq.Socket[bytes] | None = None
+        self._heard = self._seen_owner = False
         self._frames: dict[int, RingReader] = {}
         self._images: dict[int, RingWriter] = {}
         self._frame = np.empty(0, np.uint8)
@@ -68,7 +70,10 @@ class DataConvert(ConvertingStage):
         for module in self.modules:
             self._in.append(channels.connect(zmq.SUB, channels.ipc_address(name, str(module))))
             self._poller.register(self._in[-1], zmq.POLLIN)
-        self._out = channels.connect(zmq.PUSH, channels.ipc_address(name, "sync"))
+        # Nothing waits for a synchronizer that is not there: one of ours clears the ring when it comes.
+        self._heard = self._seen_owner = False
+        address = channels.ipc_address(name, "sync")
+        self._out = channels.connect(zmq.PUSH, address, options={int(zmq.IMMEDIATE): 1})
 
     def _turn(self) -> None:
         self._take_new_maps()
@@ -93,11 +98,14 @@ class DataConvert(ConvertingStage):
         if image_id == INVALID_IMAGE_ID or image_id > MAX_IMAGE_ID or workspace is None:
             self.counters["malformed"] += 1
             return
+        images = self._image_ring(source) if self._is_heard() else None
+        if images is None:
+            self.counters["unannounced_frames"] += 1
+            return
         reader = self._frame_ring(source)
         if reader is None or not reader.copy(image_id, self._frame, self._mask):
             self.counters["overwritten"] += 1
             return
-        images = self._image_ring(source)
         epoch = images.claim(image_id)
         if epoch is None:
             self.counters["late"] += 1
@@ -117,11 +125,18 @@ class DataConvert(ConvertingStage):
             self.counters["unannounced_frames"] += 1
 
     def _announce(self, header: bytes) -> bool:
-        out = self._out
-        if out is None or not out.poll(int(TURN_S * 1000), zmq.POLLOUT):
+        try:
+            if self._out is not None:
+                self._out.send(header, zmq.DONTWAIT)
+        except zmq.Again:  # the synchronizer went just now
             return False
-        out.send(header, zmq.DONTWAIT)
-        return True
+        return self._out is not None
+
+    def _is_heard(self) -> bool:
+        """Return whether a synchronizer takes headers; one that is slow is waited for a moment."""
+        wait_ms = int(TURN_S * 1000) if self._heard else 0
+        self._heard = self._out is not None and bool(self._out.poll(wait_ms, zmq.POLLOUT))
+        return self._heard
 
     def _frame_ring(self, source: int) -> RingReader | None:
         ring = self._frames.get(source)
@@ -139,19 +154,26 @@ class DataConvert(ConvertingStage):
             self._frames[source] = ring
         return ring
 
-    def _image_ring(self, source: int) -> RingWriter:
-        """Return the image ring; each source has a view of its own, with its own sequence of ids."""
+    def _image_ring(self, source: int) -> RingWriter | None:
+        """Return the image ring; each source has a view of its own, with its own sequence of ids.
+
+        None where a synchronizer of ours, which alone makes its ring, is just closing it.
+        """
         ring = self._images.get(source)
-        if ring is None or ring.retired:
-            if ring is not None:
-                ring.close()
-            sizes = self.config.sizes
-            ring = self._images[source] = RingWriter.attach_or_create(
-                self.config.segment("image"),
-                sizes.n_slots,
-                sizes.slot_bytes,
-                self.config.ring_memory,
-            )
+        if ring is not None and not ring.retired:
+            return ring
+        if ring is not None:
+            self._images.pop(source).close()
+        sizes, name = self.config.sizes, self.config.segment("image")
+        shape = name, sizes.n_slots, sizes.slot_bytes, self.config.ring_memory
+        try:
+            ring = RingWriter.attach(*shape)
+        except FileNotFoundError:
+            if self._seen_owner:
+                return None
+            ring = RingWriter.attach_or_create(*shape)  # as existing programs do
+        self._seen_owner |= ring.has_index
+        self._images[source] = ring
         return ring
 
     def _close(self) -> None:

@@ -92,9 +92,10 @@ class ForwardSync(Stage):
             return
         name = config.detector_name
         self._poller = zmq.Poller()
-        self._listen(channels.bind(zmq.PULL, channels.ipc_address(name, "sync")), False)
         self._out = channels.bind(zmq.PUB, channels.ipc_address(name, "image"))
+        # The ring before who writes into it: a receiver that finds none would make one.
         self._ring = RingOwner.of_images(config, "image", mask_words_of(config))
+        self._listen(channels.bind(zmq.PULL, channels.ipc_address(name, "sync")), False)
 
     def _listen(self, handle: "zmq.Socket[bytes]", is_order: bool) -> None:
         self._in[handle] = is_order
@@ -247,6 +248,12 @@ class MetadataSync(ForwardSync):
     def active(self) -> bool:
         """Only if images come whole."""
         return self.config.sender_sends_full_images
+
+    @property
+    def waits_for(self) -> str:
+        """The metadata stream, while it is not connected."""
+        order = self._order
+        return f"the metadata at {self.address}" if order is not None and not order.is_connected else ""
 
     def _open(self) -> None:
         super()._open()

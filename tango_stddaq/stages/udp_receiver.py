@@ -14,7 +14,8 @@ from typing import ClassVar
 import numpy as np
 import zmq
 
-from tango_stddaq.config import MIN_SLOTS, DaqConfig
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.config_sizes import MIN_SLOTS
 from tango_stddaq.detectors.layout import Placement
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.io import channels
@@ -44,7 +45,7 @@ class UdpReceiver(ConvertingStage):
     mode
         See the module's description.
     frame_timeout_s
-        After so long without a packet a frame under way is finished as incomplete.
+        After so long without a packet, while it listens, a frame under way is finished as incomplete.
 
     Attributes
     ----------
@@ -97,7 +98,7 @@ class UdpReceiver(ConvertingStage):
         self._out: list[zmq.Socket[bytes]] = []
         self._loop: PacketLoop | None = None
         self._drops_before = 0
-        self._last_packet_s = 0.0
+        self._silent_s = 0.0
 
     def _open(self) -> None:
         layout, sizes = self.detector.layout, self.config.sizes
@@ -153,10 +154,14 @@ class UdpReceiver(ConvertingStage):
         if self.mode is ReceiveMode.DIRECT and (self._ring is None or self._ring.retired):
             self._wait_for_ring()
             return
-        now = time.monotonic()
+        began_s = time.monotonic()
         if loop.turn(int(TURN_S * 1000)):
-            self._last_packet_s = now
-        elif now - self._last_packet_s > self.frame_timeout_s:
+            self._silent_s = 0.0
+        else:
+            # What it did not listen to is no silence: a process that got no core for seconds finds the
+            # packets of that time in the kernel, and the next ones come as late as it is itself.
+            self._silent_s += min(time.monotonic() - began_s, TURN_S)
+        if self._silent_s > self.frame_timeout_s:
             for source in np.flatnonzero(workspace.under_way()):
                 workspace.flush(int(source))
         if workspace.n_events[0]:

@@ -79,7 +79,7 @@ class Program:
 
 
 @contextmanager
-def running(log: Path, *arguments: object) -> Iterator[Program]:
+def running(log: Path, *arguments: object, **environment: str) -> Iterator[Program]:
     """The command as a child that is gone afterwards."""
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -87,7 +87,7 @@ def running(log: Path, *arguments: object) -> Iterator[Program]:
             stdout=file,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "TERM": "dumb", "COLUMNS": "200"},
+            env={**os.environ, "TERM": "dumb", "COLUMNS": "200", **environment},
         )
     try:
         yield Program(process, log)

@@ -1,7 +1,10 @@
 """`stddaq config`, `replay` and `simulate`: what they say of files, and what they send."""
 
 import json
+import re
+import signal
 import socket
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 
 from tango_stddaq.config import DaqConfig
 
-from .programs import refused, save, stddaq
+from .programs import refused, running, save, stddaq
 
 pytestmark = pytest.mark.system
 
@@ -89,6 +92,55 @@ def test_replay_of_something_else_says_so(config: DaqConfig, config_path: Path, 
     dump = tmp_path / f"{config.start_udp_port}.dat"
     dump.write_bytes(b"not a dump of packets")
     refused("replay", tmp_path, "--config", config_path, words=(str(dump), "cannot be replayed"))
+
+
+LINE = r"\[\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}\]\[%s\]\[v[^]]+\]\[%s\] %s"
+
+
+def test_senders_log_like_all_others(config_path: Path, tmp_path: Path) -> None:
+    """On standard error: standard output is the result."""
+    stddaq("simulate", config_path, "-n", 2, "--record", tmp_path / "recording")
+    data = {**json.loads(config_path.read_text()), "colour": "blue"}
+    config_path.write_text(json.dumps(data))
+    for service, *arguments in (
+        ("simulate", config_path, "-n", 2, "--rate", 50),
+        ("replay", tmp_path / "recording", "--config", config_path, "--rate", 50),
+    ):
+        result = stddaq(service, *arguments)
+        assert json.loads(result.stdout)["sent"] == 2
+        lines = result.stderr.splitlines()
+        expected = [
+            ("warning", "unknown configuration keys.*colour"),
+            ("info", r"\[event\] start of 2 images to UDP of 127.0.0.1, at 50 images/s"),
+            ("info", r"\[event\] end after 2 of 2 images"),
+        ]
+        assert len(lines) == len(expected), lines
+        for line, (level, text) in zip(lines, expected, strict=True):
+            assert re.fullmatch(LINE % (service, level, text), line)
+        config_path.write_text(json.dumps({**data, "log_level": "off"}))
+        assert stddaq(service, *arguments).stderr == ""
+        config_path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_senders_that_are_cut_short_say_what_they_sent(
+    config_path: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    stddaq("simulate", config_path, "-n", 50, "--record", tmp_path / "recording")
+    calls = (
+        ("simulate", config_path, "-n", 50, "--rate", 1),
+        ("replay", tmp_path / "recording", "--config", config_path, "--rate", 1),
+    )
+    for call in calls:
+        with running(tmp_path / "log", *call) as program:
+            program.wait_for("start of 50 images")
+            time.sleep(1.5)
+            assert program.end(number)[0] == code, program.output
+            (line,) = [line for line in program.output.splitlines() if line.startswith("{")]
+            sent = json.loads(line)["sent"]
+            assert 1 <= sent < 50
+            assert f"end after {sent} of 50 images" in program.output
+            assert "Traceback" not in program.output
 
 
 def test_unknown_host_is_named(config_path: Path) -> None:

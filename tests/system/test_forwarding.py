@@ -236,6 +236,23 @@ def test_a_synchronizer_that_restarts_gets_a_new_ring_and_goes_on(link: Link) ->
     assert all(image.status is Status.GOOD_IMAGE for image, _ in link.target.seen)
 
 
+def test_a_synchronizer_that_comes_last_gets_no_image_without_its_pixels(detector_name: str) -> None:
+    """It clears the ring: what was announced before would go on with zeros. Nothing is left behind."""
+    with Link(detector_name, 2, sync=False) as link:
+        link.source.send(1, 2)
+        wait_until(lambda: all(r.counters["unannounced"] == 2 for r in link.receivers), "they are lost")
+        wait_until(lambda: all(r.state is StageState.ALARM for r in link.receivers), "it is told")
+        link.run(link.sync)
+        time.sleep(1.0)
+        link.source.send(3, 4)
+        link.target.expect(3, 4)
+        link.sync.stop()
+        for image_id in range(5, 25):  # they go on: no ring for nobody
+            link.source.send(image_id)
+            time.sleep(0.01)
+        wait_until(lambda: all(r.counters["unannounced"] >= 10 for r in link.receivers), "all are lost")
+
+
 def test_an_image_that_the_source_ring_does_not_hold_any_more_is_counted(link: Link) -> None:
     old = link.source.store(1)
     link.source.store(1 + link.first.sizes.n_slots)
@@ -330,7 +347,6 @@ def test_our_senders_feed_existing_receivers(detector_name: str) -> None:
             metadata, data = reader.recv_multipart()
             assert metadata == foreign_metadata(300)
             assert data == pixels_of(link.first, 300).tobytes()[48 * i : 48 * (i + 1)]
-    Path(f"/dev/shm/{detector_name}-2-image").unlink()
 
 
 def test_existing_receivers_feed_our_synchronizer(detector_name: str) -> None:
@@ -354,12 +370,16 @@ def test_existing_receivers_feed_our_synchronizer(detector_name: str) -> None:
 def test_our_receiver_feeds_an_existing_synchronizer(detector_name: str) -> None:
     """It binds PULL, counts the parts, and may come later than the receiver."""
     with Link(detector_name, 2, sync=False) as link, sockets(zmq.PULL) as (pull,):
-        link.source.send(5)
+        link.source.send(4)
+        wait_until(lambda: all(r.counters["unannounced"] for r in link.receivers), "nobody hears of it")
+        ring = Path(f"/dev/shm/{detector_name}-2-image")
+        assert not ring.exists()
         pull.bind(f"ipc:///tmp/{detector_name}-2-sync")
+        time.sleep(1.0)
+        link.source.send(5)
         got = sorted(pull.recv() for _ in range(2))
         assert [message[:12] for message in got] == [foreign_metadata(5)] * 2  # field 110 stands behind
         assert [pb.ImageMetadata.FromString(m).forwarded_part for m in got] == [1, 2]
-        ring = Path(f"/dev/shm/{detector_name}-2-image")
         assert ring.read_bytes()[5 * 96 : 6 * 96] == foreign_pixels(5)
         assert not ring.with_name(f"{ring.name}.index").exists()
     ring.unlink()
@@ -415,7 +435,6 @@ def test_a_port_that_speaks_no_zeromq_is_survived(detector_name: str) -> None:
             assert receiver.counters["images"] == 0
         finally:
             receiver.stop()
-    Path(f"/dev/shm/{detector_name}-image").unlink()
 
 
 # -- the commands --------------------------------------------------------------------------------------
@@ -470,4 +489,3 @@ def test_the_programs_forward_images_and_end_in_time(detector_name: str, tmp_pat
             assert code == 0, program.output
             assert seconds < 10, program.output
             assert ",detector=" in program.output
-    Path(f"/dev/shm/{detector_name}-2-image").unlink(missing_ok=True)  # if the receiver made it

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import pytest
 import zmq
 
 from tango_stddaq.config import DaqConfig
+from tango_stddaq.io.image_source import MetadataSource, PixelSource
 from tango_stddaq.io.preflight import Request
+from tango_stddaq.model import Image
 from tango_stddaq.sim.detector import SimulatedDetector
 from tango_stddaq.sim.faults import Faults
 from tango_stddaq.stages.base import Stage
@@ -133,6 +135,38 @@ def test_converter_before_an_existing_synchronizer(detector_name: str) -> None:
         sync.close(0)
         (Path("/tmp") / f"{detector_name}-sync").unlink()
         ring.unlink(missing_ok=True)
+
+
+def test_a_synchronizer_that_comes_last_gets_no_image_without_its_pixels(detector_name: str) -> None:
+    """It clears the ring: frames that were announced before would go on with zeros, called good."""
+    config = config_of(detector_name, "eiger", 514, 1030, 4, module_positions=EIGER_POSITIONS)
+    convert, simulator = DataConvert(config), SimulatedDetector(config)
+    with running(convert, UdpReceiver(config, mode=ReceiveMode.FRAMES)):
+        first = 1
+        while convert.counters["unannounced_frames"] < 4:  # until they have found each other
+            simulator.run(1, 100, first_id=first)
+            first += 1
+            assert first < 200
+        time.sleep(0.3)
+        sync = ModuleSync(config)
+        with (
+            running(sync),
+            closing(MetadataSource(config)) as metadata,
+            closing(PixelSource(config)) as pixels,
+        ):
+            time.sleep(1.0)
+            simulator.run(3, 20, first_id=first)
+            images: list[Image] = []
+            deadline = time.monotonic() + 20
+            while len(images) < 3:
+                assert time.monotonic() < deadline, sync.counters
+                images += metadata.receive(50)
+            assert [image.image_id for image in images] == [first, first + 1, first + 2]
+            for image in images:
+                buffer = np.empty(image.size, np.uint8)
+                assert pixels.copy(image, buffer)
+                found = buffer.view(image.dtype.numpy).reshape(image.shape)
+                assert np.array_equal(found, simulator.truth(image.image_id))
 
 
 def height_times_width(config: DaqConfig) -> int:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tango_stddaq.codecs.pb import std_daq_protocol_pb2 as pb
-from tango_stddaq.config import DaqConfig, Sizes
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.config_sizes import Sizes
 from tango_stddaq.io.creation import FileRules
 from tango_stddaq.io.growing_file import GrowingFile
 from tango_stddaq.io.image_file import ImageFile

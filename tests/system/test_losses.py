@@ -182,9 +182,9 @@ def test_the_whole_chain_killed_leaves_files_that_plain_h5py_opens(
     for path in directory.glob("*.h5"):
         dump = subprocess.run(["h5dump", "-H", path], capture_output=True, text=True, check=False)
         assert (dump.returncode, dump.stderr) == (0, "")
-    from tango_stddaq.io import ring
+    from tango_stddaq.io import ring_segments
 
-    ring.remove_abandoned(config.detector_name)
+    ring_segments.remove_abandoned(config.detector_name)
     for path in Path("/tmp").glob(f"{config.detector_name}*"):
         path.unlink()
 

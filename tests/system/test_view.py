@@ -56,13 +56,14 @@ def test_the_terminal_shows_the_image_and_its_facts(detector_name: str, tmp_path
             assert "array-1.0" in program.output
 
 
-def test_ctrl_c_ends_it(detector_name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_term_ends_it(detector_name: str, tmp_path: Path, number: int) -> None:
     with (
         bench(stream_config(detector_name)) as run,
         program_running(tmp_path / "log", "view", run.stage.endpoint) as program,
     ):
         wait_until(lambda: run.stage.counters["n_active_connections"], PATIENCE_S)
-        code, _ = program.end(signal.SIGINT)
+        code, _ = program.end(number)
         assert (code, "Traceback" in program.output) == (0, False), program.output
 
 

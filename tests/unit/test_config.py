@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tango_stddaq import config
-from tango_stddaq.config import DaqConfig, segment_bytes
+from tango_stddaq.config import DaqConfig
 from tango_stddaq.config_entries import LiveStreamConfig
+from tango_stddaq.config_sizes import segment_bytes
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.model import Dtype
 

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tango_stddaq.codecs import bsread
-from tango_stddaq.codecs.bsread import Channel, Decoder
+from tango_stddaq.codecs.bsread import Decoder
 from tango_stddaq.codecs.bsread_compression import MAX_HEADER_BYTES, BsreadCompression, compress
+from tango_stddaq.codecs.bsread_message import Channel, MainHeader, Message
 
 NONE, LZ4, BSLZ4 = BsreadCompression.NONE, BsreadCompression.LZ4, BsreadCompression.BITSHUFFLE_LZ4
 KINDS = ["uint8", "uint16", "uint32", "int64", "float32", "float64"]
@@ -42,7 +43,7 @@ def message(entry: dict[str, Any] | None = None, data: bytes = PIXELS.tobytes())
     return [main_header(header), header, data, b""]
 
 
-def pixels(found: bsread.Message) -> np.ndarray:
+def pixels(found: Message) -> np.ndarray:
     out = np.empty(found.channel.n_bytes, np.uint8)
     bsread.unpack(found.channel, found.data, out)
     little = np.dtype(found.channel.kind).newbyteorder("<")
@@ -82,7 +83,7 @@ def test_every_message_survives_the_wire(
     channel = Channel("SLAAR-CAM:FPICTURE ☃", (height, width), kind, encoding, compression)
     frames = bsread.encode(pulse_id, (seconds, 9), channel, image, header_compression)
     found = Decoder().decode([memoryview(frame) for frame in frames])
-    assert found.main == bsread.MainHeader(pulse_id, (seconds, 9), md5(frames[1]), header_compression)
+    assert found.main == MainHeader(pulse_id, (seconds, 9), md5(frames[1]), header_compression)
     assert (found.channel, found.timestamp) == (channel, (seconds, 9))
     np.testing.assert_array_equal(pixels(found), image)
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tango_stddaq.codecs import image_metadata
-from tango_stddaq.config import Sizes
+from tango_stddaq.config_sizes import Sizes
 from tango_stddaq.detectors.layout import Detector
 from tango_stddaq.model import DetectorMetadata, Dtype
 from tango_stddaq.processing.metadata_template import MetadataTemplate

@@ -2,15 +2,8 @@
 
 import numpy as np
 
-from tango_stddaq.detectors.layout import (
-    EVENT,
-    FRAME_HEADER,
-    Detector,
-    FrameField,
-    MetadataFields,
-    PacketLayout,
-    Placement,
-)
+from tango_stddaq.detectors.fields import FrameField, MetadataFields
+from tango_stddaq.detectors.layout import EVENT, FRAME_HEADER, Detector, PacketLayout, Placement
 from tango_stddaq.processing.frame_headers import FrameHeaders
 
 LAYOUT = PacketLayout(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tango_stddaq.errors import RingError
-from tango_stddaq.io import ring, segment
+from tango_stddaq.io import ring_segments, segment
 from tango_stddaq.io.ring import RingOwner, RingReader, RingWriter
 from tango_stddaq.model import INVALID_IMAGE_ID
 from tango_stddaq.processing.slots import (
@@ -270,7 +270,7 @@ def test_second_owner_is_refused_while_the_first_lives_in_another_process(name: 
             RingOwner(name, N_SLOTS, SLOT_BYTES)
         with RingReader.attach(name, N_SLOTS, SLOT_BYTES) as reader:
             assert read(reader, 3) == 3
-        assert ring.remove_abandoned(name.removesuffix("-image")) == []
+        assert ring_segments.remove_abandoned(name.removesuffix("-image")) == []
         kill(process)
         with RingOwner(name, N_SLOTS, SLOT_BYTES) as owner:
             assert not owner.slot(3).any()
@@ -317,7 +317,7 @@ def test_epoch_stays_after_a_kill_for_the_receivers_that_live_on(name: str) -> N
 def test_abandoned_rings_are_removed(name: str) -> None:
     with living_owner(name) as process:
         kill(process)
-        removed = ring.remove_abandoned(name.removesuffix("-image"))
+        removed = ring_segments.remove_abandoned(name.removesuffix("-image"))
         assert sorted(removed) == [name, f"{name}.index"]
         assert not list(SHM.glob(f"{name}*"))
 
@@ -371,7 +371,7 @@ def test_foreign_segment_stays_when_the_owner_that_adopted_it_dies(
     with living_owner(name) as process:
         assert foreign.size == 3000
         kill(process)
-        assert ring.remove_abandoned(name.removesuffix("-image")) == [f"{name}.index"]
+        assert ring_segments.remove_abandoned(name.removesuffix("-image")) == [f"{name}.index"]
         assert (SHM / name).exists()
 
 

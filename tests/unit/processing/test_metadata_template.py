@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tango_stddaq import config as config_module
 from tango_stddaq.codecs import image_metadata
+from tango_stddaq.config_sizes import Sizes
 from tango_stddaq.detectors.layout import HEADER_MARK
 from tango_stddaq.detectors.registry import detector_of
 from tango_stddaq.model import (
@@ -22,7 +23,7 @@ from tango_stddaq.processing.slots import MAX_IMAGE_ID
 from tango_stddaq.sim import demo_config
 
 
-def template_of(name: str) -> tuple[MetadataTemplate, np.dtype, config_module.Sizes]:
+def template_of(name: str) -> tuple[MetadataTemplate, np.dtype, Sizes]:
     config = config_module.from_dict(demo_config.build(name, "TEMPLATE", 16, 1))
     detector = detector_of(config)
     template = MetadataTemplate(config.sizes, detector.metadata, detector.frame_header)

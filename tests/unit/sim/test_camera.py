@@ -6,6 +6,7 @@ import zmq
 
 from tango_stddaq.codecs import array10, bsread
 from tango_stddaq.codecs.bsread_compression import BsreadCompression
+from tango_stddaq.codecs.bsread_message import Channel
 from tango_stddaq.errors import ChannelError
 from tango_stddaq.io import channels
 from tango_stddaq.sim.camera import CameraFormat, SimulatedCamera
@@ -27,7 +28,7 @@ def test_bsread_messages_hold_the_truth() -> None:
     )
     with SimulatedCamera((40, 50), U16, made) as camera:
         found = bsread.Decoder().decode(camera.message(7))
-        assert found.channel == bsread.Channel("C", (30, 20), "uint16", "big", BsreadCompression.LZ4)
+        assert found.channel == Channel("C", (30, 20), "uint16", "big", BsreadCompression.LZ4)
         assert found.main.timestamp == found.timestamp == camera.timestamp(7)
         out = np.empty(found.channel.n_bytes, np.uint8)
         bsread.unpack(found.channel, found.data, out)
