@@ -45,7 +45,7 @@ class RingOwner(MappedRing):
     """The one that creates a ring, publishes its images and removes it.
 
     A segment that is there already is taken over in place, so that programs which have it mapped
-    keep working: resized, and its old pixels cleared.
+    keep working: resized, and cleared if it was one of ours.
 
     Parameters
     ----------
@@ -92,7 +92,9 @@ class RingOwner(MappedRing):
         # The index goes first: nobody may take the cleared pixels for those of an old image.
         ring_segments.clear_index(index, n_slots, mask_words)
         try:
-            data, created = ring_segments.create_data(name, n_bytes)
+            # Existing programs write and announce without an owner: what they have announced lies there.
+            ours = old_header is not None and not old_header["adopted"][0]
+            data, created = ring_segments.create_data(name, n_bytes, clear=ours)
         except (OSError, RingError) as error:
             segment.unlink(index_name(name))
             index.close()

@@ -100,12 +100,15 @@ def clear_index(index: Segment, n_slots: int, mask_words: int) -> None:
     index.array[masks_offset(n_slots) :] = 0
 
 
-def create_data(name: str, n_bytes: int) -> tuple[Segment, bool]:
-    """Create the data segment, or adopt the one that is there; returns it and whether it is new."""
+def create_data(name: str, n_bytes: int, clear: bool = False) -> tuple[Segment, bool]:
+    """Create the data segment, or adopt the one that is there; returns it and whether it is new.
+
+    One that is there is cleared if asked for.
+    """
     fd, created = segment.open_or_create(name)
     try:
         os.ftruncate(fd, n_bytes)
-        if not created:
+        if clear and not created:
             _punch(fd, n_bytes)
     except OSError:
         if created:

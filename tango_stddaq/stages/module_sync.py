@@ -90,9 +90,10 @@ class ModuleSync(Stage):
         name = self.config.detector_name
         self._synchronizer = self._new_synchronizer()
         SyncLoop(self._synchronizer, self._template).prepare()  # while nothing is made yet
+        # The ring first: what is announced from now on lies in it.
+        self._ring = RingOwner.of_images(self.config, "image", self._last_mask.size)
         self._in = channels.bind(zmq.PULL, channels.ipc_address(name, "sync"))
         self._out = channels.bind(zmq.PUB, channels.ipc_address(name, "image"))
-        self._ring = RingOwner.of_images(self.config, "image", self._last_mask.size)
         self._loop = SyncLoop(self._synchronizer, self._template, self._ring, self._in, self._out)
 
     def _turn(self) -> None:

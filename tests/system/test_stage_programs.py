@@ -313,7 +313,7 @@ def load_name(config_path: Path) -> str:
 def test_second_synchronizer_is_refused(config_path: Path, tmp_path: Path) -> None:
     with running(tmp_path / "log", "stage", "module-sync", config_path) as first:
         first.wait_for("[event] started")
-        refused("stage", "module-sync", config_path, words=("in use",))
+        refused("stage", "module-sync", config_path, words=("owned by process", "stop it first"))
         assert isinstance(first, Program)
         assert first.end()[0] == 0
 

@@ -358,7 +358,7 @@ def test_foreign_ring_that_is_too_small_is_refused(name: str, foreign: np.memmap
 
 def test_foreign_segment_is_adopted_in_place_and_left_there(name: str, foreign: np.memmap) -> None:
     with RingOwner(name, 3, SLOT_BYTES) as owner:
-        assert not foreign.any()
+        assert (foreign == 7).all()  # it may hold images that wait to be announced
         assert (SHM / name).stat().st_size == MIB2
         store(owner, 1)
         assert (foreign[SLOT_BYTES : 2 * SLOT_BYTES] == 1).all()
