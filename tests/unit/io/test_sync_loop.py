@@ -1,5 +1,6 @@
 """The synchronizer's compiled loop between two sockets: whatever comes, the counts close."""
 
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -40,7 +41,7 @@ GUARD = 0xA5
 class Bench:
     """A loop, what feeds it, and what takes its images."""
 
-    def __init__(self, config: DaqConfig, queue_size: int = 3, max_waiting: int = 6) -> None:
+    def __init__(self, config: DaqConfig, patience_ns: int = 1) -> None:
         context = zmq.Context.instance()
         self.feed, self.source, self.target, self.images = (context.socket(zmq.PAIR) for _ in range(4))
         for handle in self.sockets:
@@ -50,7 +51,7 @@ class Bench:
             near.bind(address)
             far.connect(address)
         detector = detector_of(config)
-        self.synchronizer = Synchronizer(MODULES, queue_size, PACKETS_PER_FRAME, 1, max_waiting)
+        self.synchronizer = Synchronizer(MODULES, 3, PACKETS_PER_FRAME, patience_ns, 6)
         self.index = np.zeros(index_bytes(N_SLOTS, 0), np.uint8)
         header = self.index[: INDEX_HEADER.itemsize].view(INDEX_HEADER)
         header["epoch"], header["head"] = 1, EMPTY_CLAIM
@@ -178,6 +179,23 @@ def test_metadata_of_the_largest_numbers_is_whole(bench: Bench) -> None:
     (image,) = bench.flush()
     assert (image.image_id, image.n_missing_modules) == (MAX_IMAGE_ID, 3)
     assert image.n_missing_packets == 4 * PACKETS_PER_FRAME
+
+
+def test_images_behind_one_that_had_its_time_go_on_though_no_frame_comes(config: DaqConfig) -> None:
+    bench = Bench(config, patience_ns=20_000_000)
+    try:
+        bench.feed.send(headers_of((1, 0, 1), *((i, m, 1) for i in range(2, 6) for m in MODULES)))
+        bench.turn_until_done(17)
+        assert bench.loop.counts["images"] == 0
+        deadline_s = time.monotonic() + 5
+        while (special := bench.loop.turn(0.02)) is None and time.monotonic() < deadline_s:
+            pass
+        assert special is not None
+        headers, joined = special
+        assert (headers.size, joined["image_id"].tolist()) == (0, [1, 2, 3, 4, 5])
+        assert joined["n_missing_modules"].tolist() == [3, 0, 0, 0, 0]
+    finally:
+        bench.close()
 
 
 def test_a_flood_of_what_is_no_header_ends_a_turn_in_time(bench: Bench) -> None:
