@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Final
 
 _VARIABLE: Final = "NUMBA_CACHE_DIR"
-_COMPILED: Final = ("processing", "io/udp.py", "io/send_buffers.py", "sim/send_loop.py")
+_COMPILED: Final = (
+    "processing", "io/udp.py", "io/send_buffers.py", "io/sync_loop.py", "io/zmq_calls.py",
+    "sim/send_loop.py",
+    # Their constants are compiled in.
+    "codecs/image_metadata.py", "detectors/layout.py", "io/channels.py", "model.py",
+)  # fmt: skip
 
 
 def set_cache_directory() -> None:

@@ -83,7 +83,8 @@ class ConfigKeys(BaseModel):
         default=50,
         ge=1,
         le=100_000,
-        description="Newer images that an incomplete image waits for, and at least 50 ms.",
+        description="Newer images that an incomplete image waits for, and at least 50 ms; but never "
+        "more than half of the ring.",
     )
     gpfs_block_size: int = Field(
         default=16 * 2**20, ge=1, description="Block of the file system in bytes; sets the chunks."

@@ -146,10 +146,8 @@ def _turn(
             return n_frames, -1
         state[_NOW_NS] = _now_ns(clock)
         left_ns = start_ns + turn_ns - state[_NOW_NS]
-        if n_frames == 0:
-            if left_ns <= 0 or not wait(source, left_ns // 1_000_000 + 1):
-                return 0, -1
-            continue
+        if n_frames == 0 and left_ns > 0 and wait(source, left_ns // 1_000_000 + 1):
+            continue  # there is something now
         counts[_FRAMES] += n_frames
         n_unmarked = state[_N_UNMARKED]
         n_joined = joining.take(
@@ -163,7 +161,7 @@ def _turn(
         )  # fmt: skip
         if errno < 0:
             return errno, -1
-        if left_ns <= 0 or counts[_INCOMPLETE]:
+        if left_ns <= 0 or n_frames == 0 or counts[_INCOMPLETE]:
             return 0, -1  # what an image misses stands in the ring, and not for long
 
 

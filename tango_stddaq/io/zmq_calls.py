@@ -59,7 +59,8 @@ def wait(handle, timeout_ms):
     item = np.zeros(2, np.uint64)  # struct zmq_pollitem_t: void *socket; int fd; short events, revents
     item[0] = uint64(handle)
     item[1] = uint64(_POLLIN) << uint64(32)
-    return _zmq_poll(uintp(item.ctypes.data), types.int32(1), np.int64(timeout_ms)) > 0
+    n = _zmq_poll(uintp(item.ctypes.data), types.int32(1), np.int64(timeout_ms))
+    return n > 0 and item[1] >> uint64(48) != 0  # used behind the call: otherwise it is freed before it
 
 
 @inner

@@ -165,7 +165,8 @@ class Account:
         if self.last_id is None or left <= 0:
             return 0
         first = self.last_id + 1
-        differ = np.flatnonzero(image_ids != np.arange(first, first + image_ids.size))
+        # Distances: ids one above the other may be beyond what int64 holds.
+        differ = np.flatnonzero(image_ids - self.last_id != np.arange(1, image_ids.size + 1))
         n = min(int(differ[0]) if differ.size else image_ids.size, left)
         self.last_id += n
         self.n_dispatched += n

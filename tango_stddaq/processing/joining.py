@@ -34,7 +34,7 @@ _MODULE_AT, _MARK_AT, _EPOCH_AT = (_fields[name][1] for name in ("module_id", "m
 def take(
     frames, places, state, newest, late_run, waiting, n_arrived, arrived, order, free, out, out_arrived
 ):  # fmt: skip
-    """Take frame headers, (n, 64) uint8; returns how many images stand in `out`."""
+    """Take frame headers, (n, 64) uint8, n may be 0; returns how many images stand in `out`."""
     n_out = np.int64(0)
     words = frames.view(np.int64)
     base = np.int64(frames.ctypes.data)
@@ -79,7 +79,8 @@ def take(
             n_out = _release_ready(
                 n_out, state, waiting, n_arrived, arrived, order, free, out, out_arrived
             )
-    return n_out
+    # Time passes without frames as well.
+    return _release_ready(n_out, state, waiting, n_arrived, arrived, order, free, out, out_arrived)
 
 
 @compiled

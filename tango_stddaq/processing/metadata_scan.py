@@ -29,6 +29,9 @@ _ALLOWED: Final = tuple(
 """A bit for each value that the enums have, which are all below 64."""
 _DTYPES, _STATUSES, _COMPRESSIONS = (uint64(bits) for bits in _ALLOWED)
 _BAD: Final = -1
+_NUMBER, _SHORT = 9, 2
+"""Bytes that are read of a number at most (63 bits: more is nothing ordinary), and of keys and lengths,
+which protobuf refuses if they are longer than 5."""
 _MAX_BYTES: Final = 480
 """With the date and an action around it any message up to here fits 512 bytes."""
 
@@ -51,10 +54,10 @@ def scan(rows, lengths, found):
 
 
 @inner
-def _varint(data, at, end):
-    """Read a number; returns it and where it ends, `_BAD` if it does not."""
+def _varint(data, at, end, n_bytes):
+    """Read a number of at most `n_bytes`; returns it and where it ends, `_BAD` if it does not."""
     value = uint64(0)
-    for k in range(9):  # 63 bits: a longer one is nothing ordinary
+    for k in range(n_bytes):
         if at + k >= end:
             break
         byte = data[at + k]
@@ -72,11 +75,11 @@ def _scan_one(data, end, found):
     found[IMAGE_ID] = found[IS_DATED] = 0
     at = np.int64(0)
     while at < end:
-        key, at = _varint(data, at, end)
+        key, at = _varint(data, at, end, _SHORT)
         if at == _BAD:
             return False
         number, kind = key >> uint64(3), key & uint64(7)
-        value, at = _varint(data, at, end)
+        value, at = _varint(data, at, end, _SHORT if kind == _BYTES else _NUMBER)
         if at == _BAD:
             return False
         if kind == _BYTES:
@@ -122,13 +125,14 @@ def _is_one_of(value, allowed):
 def _is_plain(data, at, end):
     """Return whether a detector's part consists of numbers and ASCII texts."""
     while at < end:
-        key, at = _varint(data, at, end)
+        key, at = _varint(data, at, end, _SHORT)
         if at == _BAD or key < uint64(8):
             return False
-        value, at = _varint(data, at, end)
+        is_text = key & uint64(7) == uint64(_BYTES)
+        value, at = _varint(data, at, end, _SHORT if is_text else _NUMBER)
         if at == _BAD:
             return False
-        if key & uint64(7) == uint64(_BYTES):
+        if is_text:
             if value > uint64(end - at):
                 return False
             for k in range(at, at + np.int64(value)):

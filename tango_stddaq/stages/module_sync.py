@@ -78,12 +78,14 @@ class ModuleSync(Stage):
         return to_packets(self._last_mask, len(self.detector.modules), self._n_packets)
 
     def _new_synchronizer(self) -> Synchronizer:
+        # What waits must go on before its slot is taken.
+        most = self.config.sizes.n_slots // 2
         return Synchronizer(
             self.detector.modules,
-            self.config.module_sync_queue_size,
+            min(self.config.module_sync_queue_size, most),
             self._n_packets,
             _PATIENCE_NS,
-            min(self.config.sizes.n_slots // 2, _MAX_WAITING),
+            min(most, _MAX_WAITING),
         )
 
     def _open(self) -> None:

@@ -19,6 +19,7 @@ from tango_stddaq.codecs.writer_action import CloseFile, ConfirmLastImage, Creat
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import AcquisitionError, ConfigError, FileError
 from tango_stddaq.io import creation, metadata_file
+from tango_stddaq.io.channels import PIPELINE_HWM
 from tango_stddaq.io.creation import FileRules
 from tango_stddaq.io.identity import as_user
 from tango_stddaq.io.image_source import MetadataSource
@@ -42,6 +43,8 @@ _UDP_DETECTORS: Final = ("eiger", "gigafrost", "jungfrau-raw", "jungfrau-convert
 _WAKE_S: Final = 0.001
 _GATHER_S: Final = 0.005
 _BATCH: Final = 1024
+_MAX_BATCHES_WAITING: Final = -(-PIPELINE_HWM // _BATCH)
+"""More cannot wait when a Stop comes: what else there is was announced after it."""
 _S = DriverStatus
 _TAKING: Final = (_S.WAITING_FOR_FIRST_IMAGE, _S.RECORDING)
 
@@ -361,8 +364,10 @@ class WriterDriver(Stage):
 
     def _finish(self) -> None:
         if self.acquisition_status in _TAKING:
-            while self._metadata is not None and self.acquisition_status in _TAKING:
-                if not self._take_waiting(self._metadata, 0):  # announced before the Stop: they count
+            for _ in range(_MAX_BATCHES_WAITING):  # announced before the Stop: they count
+                if self._metadata is None or self.acquisition_status not in _TAKING:
+                    break
+                if self._take_waiting(self._metadata, 0) < _BATCH:
                     break
             if self.acquisition_status in _TAKING:
                 account = self._account

@@ -104,6 +104,18 @@ def test_every_reason_is_exact_when_a_run_has_them_all(detector_name: str, tmp_p
             assert file[f"{detector_name}/lost"][()].tolist() == [(5, 5, b"overwritten")]
 
 
+def test_a_stop_ends_it_however_fast_images_come(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.begin(tmp_path)
+    rig.send(range(4))
+    rig.wait_dispatched(4)
+    monkeypatch.setattr(rig.driver, "_take_waiting", lambda *_: 1024)  # there are always more
+    rig.driver.finish()
+    rig.wait_end()
+    rig.expect(range(4))
+
+
 def test_uneven_writers_still_give_one_order(rig: Rig, tmp_path: Path) -> None:
     """Only one of the two writers loses images: from then on the files are out of step."""
     rig.begin(tmp_path, 40)

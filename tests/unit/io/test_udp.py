@@ -4,14 +4,19 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import zmq
 
+from tango_stddaq.detectors.layout import FRAME_HEADER, HEADER_MARK
 from tango_stddaq.errors import ReceiverError
 from tango_stddaq.io.udp import PacketLoop, UdpSocket
 from tango_stddaq.processing.assembly import MAX_FINISHED_PER_MESSAGE, Workspace
 from tango_stddaq.processing.columns import BUNDLE
+from tango_stddaq.processing.frame_headers import FrameHeaders
 
 from ...conftest import free_udp_ports
 from ..processing.kernel import (
@@ -151,6 +156,46 @@ def test_frames_that_follow_soon_are_announced_together(
     assert loop.turn(2000) == 2 * N_PACKETS
     later.join()
     assert workspace.take_events()["image_id"].tolist() == [2, 3]
+
+
+def header_maker() -> FrameHeaders:
+    """Of a detector with nothing of its own in its frame headers."""
+    detector: Any = SimpleNamespace(
+        modules=(0, 1), connections=(0, 1), frame_fields=(), frame_header=FRAME_HEADER, layout=LAYOUT
+    )
+    return FrameHeaders(detector)
+
+
+def test_frames_are_announced_where_somebody_takes_them_and_stay_where_nobody_does(
+    ports: list[UdpSocket], workspace: Workspace, sender: socket.socket
+) -> None:
+    missing = np.zeros(2, np.int64)
+    with zmq.Context() as context, context.socket(zmq.PAIR) as out, context.socket(zmq.PAIR) as into:
+        out.bind("inproc://frames")
+        loop = PacketLoop(workspace, ports, 0, header_maker(), missing, out)
+        for image_id in (1, 2, 3):  # the first of 1 is lost; 3 shows that 1 is over
+            for number in range(image_id == 1, N_PACKETS):
+                send(sender, ports[1], packet(image_id, number, 1))
+        receive_all(loop, 3 * N_PACKETS - 1)
+        kept = workspace.events[: workspace.n_events[0]].copy()
+        assert kept["image_id"].tolist() == [1, 2, 3]
+        assert missing.tolist() == [0, 0]  # whoever announces them adds them
+        into.connect("inproc://frames")
+        assert out.poll(1000, zmq.POLLOUT)
+        for number in range(N_PACKETS):
+            send(sender, ports[0], packet(3, number, 0))
+        receive_all(loop, N_PACKETS)
+        assert workspace.n_events[0] == 0
+        headers = np.frombuffer(b"".join(iter_messages(into)), FRAME_HEADER)
+        found = headers[["image_id", "module_id", "n_missing_packets"]].tolist()
+        assert found == [(1, 1, 1), (2, 1, 0), (3, 1, 0), (3, 0, 0)]
+        assert (headers["mark"] == HEADER_MARK).all()
+        assert missing.tolist() == [0, 1]
+
+
+def iter_messages(handle: "zmq.Socket[bytes]") -> Iterator[bytes]:
+    while handle.poll(0):
+        yield handle.recv()
 
 
 def test_lower_ids_after_idle_turns_are_a_restart(

@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
+import numpy as np
 import pytest
 import zmq
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tango_stddaq.codecs import writer_action
 from tango_stddaq.codecs.writer_action import (
@@ -18,6 +22,7 @@ from tango_stddaq.codecs.writer_action import (
 from tango_stddaq.errors import ChannelError
 from tango_stddaq.io import channels
 from tango_stddaq.stages.writer_link import WriterLink
+from tango_stddaq.stages.writer_links import WriterLinks
 
 from .test_image_file import metadata_of, small_config
 
@@ -127,6 +132,67 @@ def test_actions_dropped_do_not_arrive(link: WriterLink, detector_name: str) -> 
     assert writer_action.decode(into.recv()) == CreateFile("/data/new.h5")
     channels.close(into)
     channels.close(replies)
+
+
+def rows_of(numbers: range) -> tuple[np.ndarray, np.ndarray]:
+    """A `RecordImage` for each number."""
+    rows, lengths = np.zeros((len(numbers), 512), np.uint8), np.zeros(len(numbers), np.int64)
+    for row, number in enumerate(numbers):
+        data = np.frombuffer(writer_action.encode(RecordImage(metadata_of(number))), np.uint8)
+        rows[row, : data.size], lengths[row] = data, data.size
+    return rows, lengths
+
+
+def test_batches_of_images_keep_their_order_beyond_what_the_writer_takes(
+    link: WriterLink, detector_name: str
+) -> None:
+    replies = channels.bind(zmq.PUSH, channels.ipc_address(detector_name, "writer-0"))
+    into = channels.connect(zmq.PULL, channels.ipc_address(detector_name, "driver-0"), hwm=10)
+    while not (link._is_connected and link._out.poll(10, zmq.POLLOUT)):
+        link.pump()
+    expected: list[Action] = []
+    for first in range(0, 10_000, 1000):
+        link.send_images(*rows_of(range(first, first + 1000)), 1, 2)
+        expected += [RecordImage(metadata_of(number)) for number in range(first + 1, first + 1000, 2)]
+        if first == 5000:
+            link.send(ConfirmLastImage())
+            expected.append(ConfirmLastImage())
+    assert link.has_waiting  # the queues of both sockets are full
+    found: list[Action] = []
+    while len(found) < len(expected):
+        link.pump()
+        while into.poll(0):
+            found.append(writer_action.decode(into.recv()))
+    assert found == expected
+    assert not link.has_waiting
+    channels.close(into)
+    channels.close(replies)
+
+
+class Taker:
+    """A writer's link that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def send_images(self, rows: np.ndarray, lengths: np.ndarray, first: int = 0, step: int = 1) -> None:
+        self.taken += rows[first : len(lengths) : step, 0].tolist()
+
+
+@given(st.integers(1, 7), st.lists(st.integers(0, 20), max_size=10))
+def test_images_go_round_robin_however_they_are_batched(n_writers: int, sizes: list[int]) -> None:
+    links = WriterLinks.__new__(WriterLinks)
+    takers, meta = [Taker() for _ in range(n_writers)], Taker()
+    links.writers, links.meta = cast("list[WriterLink]", takers), cast("WriterLink", meta)
+    n_before = 0
+    for size in sizes:
+        numbers = np.arange(n_before, n_before + size, dtype=np.uint8)
+        links.dispatch(n_before, numbers.reshape(-1, 1), np.ones(size, np.int64))
+        n_before += size
+    assert [taker.taken for taker in takers] == [
+        list(range(first, n_before, n_writers)) for first in range(n_writers)
+    ]
+    assert meta.taken == list(range(n_before))
 
 
 def test_file_name_too_long_for_a_message_is_an_error_and_nothing_waits(

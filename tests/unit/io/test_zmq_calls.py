@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import numba
 import numpy as np
 import pytest
 import zmq
@@ -104,3 +105,15 @@ def test_an_error_is_raised_and_later_is_none(
         zmq_calls.check(-found)
     for errno in (0, zmq_calls.EAGAIN, zmq_calls.EINTR):
         zmq_calls.check(errno)
+
+
+def test_what_zmq_poll_writes_to_is_not_freed_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As compiled: without the pass that by chance moved the end of an array behind the call."""
+    monkeypatch.setattr(numba.config, "LLVM_REFPRUNE_PASS", 0)
+    wait = numba.njit(zmq_calls.wait.py_func)
+    wait.compile("(int64, int64)")
+    (code,) = wait.inspect_llvm().values()
+    (block,) = [part for part in code.split("\n\n") if "call i32 @zmq_poll(" in part]
+    assert "@NRT_decref(ptr nonnull" not in block.split("@zmq_poll(")[0]

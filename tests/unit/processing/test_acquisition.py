@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tango_stddaq.errors import AcquisitionError
@@ -197,11 +197,19 @@ def test_every_image_ends_in_exactly_one_bin(
     st.integers(0, 5),
     st.booleans(),
     st.lists(st.integers(1, 10), max_size=8),
+    st.sampled_from([0, 2**48, 2**63 - 1]),
 )
+@example([(1, Status.GOOD_IMAGE), (0, Status.GOOD_IMAGE)], 5, 0, True, [], 2**63 - 1)
 def test_many_images_at_once_are_accounted_for_like_one_by_one(
-    steps: list[tuple[int, Status]], n_images: int, start_id: int, contiguous: bool, cuts: list[int]
+    steps: list[tuple[int, Status]],
+    n_images: int,
+    start_id: int,
+    contiguous: bool,
+    cuts: list[int],
+    before: int,
 ) -> None:
     ids = np.cumsum([step for step, _ in steps], dtype=np.int64)
+    ids += min(before, 2**63 - 1 - int(ids.max(initial=0)))
     status = np.array([int(status) for _, status in steps], np.int64)
     one_by_one = Account(n_images, start_id, contiguous)
     together = Account(n_images, start_id, contiguous)

@@ -120,6 +120,32 @@ def test_what_is_damaged_is_judged_as_the_codec_judges_it(image: Image, data: st
     assert pb.WriterAction.FromString(action).record_image.image_metadata == expected
 
 
+def varint(value: int, n_bytes: int) -> bytes:
+    """A number in more bytes than it needs."""
+    parts = [value >> 7 * k & 0x7F for k in range(n_bytes)]
+    return bytes([*(part | 0x80 for part in parts[:-1]), parts[-1]])
+
+
+@pytest.mark.parametrize("n_bytes", range(1, 10))
+@pytest.mark.parametrize("where", ["key", "length", "nested key", "nested length", "nested field"])
+def test_keys_and_lengths_that_protobuf_refuses_are_refused(
+    batch: AnnouncedBatch, n_bytes: int, where: str
+) -> None:
+    usual = image_metadata.encode(Image(5, 2, 3, 6, Dtype.UINT8))
+    nested = {
+        "nested key": varint(1 << 3, n_bytes) + b"\x07",
+        "nested length": varint(3 << 3 | 2, 1) + varint(1, n_bytes) + b"x",
+        "nested field": varint(1 << max(4, 7 * n_bytes - 1), n_bytes + 1) + b"\x07",
+    }.get(where, b"\x08\x07")
+    length = varint(len(nested), n_bytes if where == "length" else 1)
+    data = usual + (varint(1 << 3, n_bytes) + b"\x09" if where == "key" else b"\x5a" + length + nested)
+    try:
+        expected = [image_metadata.parse(data).image_id]
+    except ValueError:
+        expected = []
+    assert put(batch, [data])[0] == expected
+
+
 def test_the_usual_message_is_read_the_fast_way(batch: AnnouncedBatch) -> None:
     usual = [
         Image(5, 2, 3, 6, Dtype.UINT16, detector=detector, n_missing_packets=3)

@@ -1,0 +1,233 @@
+"""A receiver whose synchronizer is away, and a synchronizer that is fed what no receiver would send."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+from tango_stddaq.codecs import image_metadata
+from tango_stddaq.config import DaqConfig
+from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES, HEADER_MARK
+from tango_stddaq.io import channels
+from tango_stddaq.io.ring import RingOwner, RingWriter
+from tango_stddaq.io.segment import SHM_DIR
+from tango_stddaq.model import Image, Status
+from tango_stddaq.sim.detector import SimulatedDetector
+from tango_stddaq.sim.faults import Faults
+from tango_stddaq.stages.base import Stage
+from tango_stddaq.stages.module_sync import ModuleSync
+from tango_stddaq.stages.udp_receiver import UdpReceiver
+from tests.conftest import eiger_config
+
+from .programs import wait_until
+
+pytestmark = pytest.mark.system
+
+N_MODULES = 4
+
+
+@contextmanager
+def running(stage: Stage) -> Iterator[None]:
+    stage.start()
+    try:
+        yield
+    finally:
+        stage.stop()
+
+
+def headers_of(image_id: int, *modules: int, epoch: int = 1) -> bytes:
+    """Frame headers; epoch 0: of an existing program."""
+    headers = np.zeros(len(modules), FRAME_HEADER)
+    headers["image_id"], headers["module_id"] = image_id, modules
+    if epoch:
+        headers["mark"], headers["epoch"] = HEADER_MARK, epoch
+    return headers.tobytes()
+
+
+def test_frames_that_no_synchronizer_takes_are_counted(
+    config: DaqConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = channels.connect
+
+    def connect_narrow(kind: int, address: str, **more: Any) -> "zmq.Socket[bytes]":
+        return connect(kind, address, 2, **more)
+
+    monkeypatch.setattr(channels, "connect", connect_narrow)
+    receiver = UdpReceiver(config)
+    owner = RingOwner.of_images(config, "image", N_MODULES * receiver.detector.layout.mask_words)
+    sync: zmq.Socket[bytes] | None = None
+    found: list[np.ndarray] = []
+
+    def n_done() -> int:
+        receiver._tick()
+        return receiver.counters["frames"]
+
+    try:
+        with running(receiver):
+            simulator = SimulatedDetector(config)
+            faults = Faults(drop=0.01)
+            sent = 0
+            for n_images in (40, 5):  # the socket keeps few of the first; those that follow are taken
+                simulator.run(n_images, 500, first_id=sent + 1, faults=faults)
+                sent += n_images
+                wait_until(lambda: n_done() == N_MODULES * sent, "all frames are finished")  # noqa: B023
+                if sync is None:
+                    sync = channels.bind(zmq.PULL, channels.ipc_address(config.detector_name, "sync"), 2)
+                    assert sync.poll(5000)
+                while sync.poll(200):
+                    found.append(np.frombuffer(sync.recv(), FRAME_HEADER))
+            receiver._tick()
+            counters = dict(receiver.counters)
+            missing = int(receiver.missing_per_module.sum())
+    finally:
+        if sync is not None:
+            channels.close(sync)
+        owner.close()
+    headers = np.concatenate(found)
+    assert counters["unannounced_frames"] > 0
+    assert headers.size + counters["unannounced_frames"] == counters["frames"] == N_MODULES * sent
+    assert counters["missing_packets"] == missing == len(faults.dropped)
+    assert len({(int(h["image_id"]), int(h["module_id"])) for h in headers}) == headers.size
+    assert {int(h["image_id"]) for h in headers[-2 * N_MODULES :]} <= set(range(sent - 4, sent + 1))
+
+
+class Listener:
+    """Takes what a synchronizer announces."""
+
+    def __init__(self, config: DaqConfig) -> None:
+        self._socket = channels.connect(zmq.SUB, channels.ipc_address(config.detector_name, "image"))
+        self.images: list[Image] = []
+
+    def ids(self, sync: ModuleSync, n_images: int) -> list[int]:
+        """Wait for so many, in the order in which they came."""
+        deadline_s = time.monotonic() + 10
+        while len(self.images) < n_images and time.monotonic() < deadline_s:
+            while self._socket.poll(20):
+                self.images.append(image_metadata.decode(self._socket.recv()))
+        return [image.image_id for image in self.images]
+
+    def close(self) -> None:
+        channels.close(self._socket)
+
+
+@contextmanager
+def fed(
+    config: DaqConfig, idle_timeout_s: float = 1.0
+) -> Iterator[tuple[ModuleSync, "zmq.Socket[bytes]", Listener]]:
+    """A synchronizer, what feeds it, and what listens to it since before the first image."""
+    sync, listener = ModuleSync(config, idle_timeout_s), Listener(config)
+    feed = channels.connect(zmq.PUSH, channels.ipc_address(config.detector_name, "sync"))
+    try:
+        with running(sync):
+            assert feed.poll(5000, zmq.POLLOUT)
+            deadline_s = time.monotonic() + 10
+            while not listener.images and time.monotonic() < deadline_s:
+                feed.send(headers_of(len(listener.images), *range(N_MODULES), epoch=1))
+                if listener._socket.poll(20):
+                    listener._socket.recv()
+                    break
+            sync.reset()
+            wait_until(lambda: not sync._reset_requested.is_set(), "the reset is done")
+            time.sleep(0.05)
+            while listener._socket.poll(20):
+                listener._socket.recv()
+            yield sync, feed, listener
+    finally:
+        channels.close(feed)
+        listener.close()
+
+
+def test_frames_of_both_kinds_and_missing_modules_in_one_batch(config: DaqConfig) -> None:
+    with fed(config) as (sync, feed, listener):
+        batch = b"".join(
+            headers_of(image_id, *modules, epoch=epoch)
+            for image_id in range(1, 40)
+            for epoch, modules in ((1, (0, 1)), (0, (2, 3) if image_id % 3 else (3,)))
+        )
+        feed.send(batch + headers_of(2**48, 0))
+        ids = listener.ids(sync, 39)
+        sync._tick()
+        counters = sync.counters
+        assert ids == list(range(1, 40))
+        n_frames = len(batch) // FRAME_HEADER_BYTES
+        assert counters["frames"] == n_frames + 1
+        assert counters["foreign"] == 1
+        assert (counters["images"], counters["complete"], counters["incomplete"]) == (39, 26, 13)
+        assert counters["missing_modules"] == 13
+        status = [image.status is Status.GOOD_IMAGE for image in listener.images]
+        assert status == [image_id % 3 != 0 for image_id in range(1, 40)]
+    (SHM_DIR / config.segment("image")).unlink()  # stays for an existing program
+
+
+def test_a_flood_keeps_it_neither_from_its_work_nor_from_stopping(config: DaqConfig) -> None:
+    stop = threading.Event()
+
+    def flood() -> None:
+        other = channels.connect(zmq.PUSH, channels.ipc_address(config.detector_name, "sync"))
+        while not stop.is_set():
+            for _ in range(100):
+                try:
+                    other.send(b"no header", zmq.DONTWAIT)
+                except zmq.Again:
+                    break
+        channels.close(other)
+
+    with fed(config) as (sync, feed, listener):
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            wait_until(lambda: sync.counters["malformed"] > 1000, "the flood has come")
+            for image_id in range(1, 11):
+                feed.send(headers_of(image_id, *range(N_MODULES)))
+            assert listener.ids(sync, 10) == list(range(1, 11))
+            started = time.monotonic()
+            sync.stop()
+            assert time.monotonic() - started < 2
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_reset_while_images_wait_announces_them_and_counts_anew(config: DaqConfig) -> None:
+    with fed(config) as (sync, feed, listener):
+        for image_id in range(1, 6):
+            feed.send(headers_of(image_id, 0, 1, 2))
+        wait_until(lambda: sync.counters["frames"] == 15, "the frames were taken")
+        sync.reset()
+        assert listener.ids(sync, 5) == [1, 2, 3, 4, 5]
+        for image_id in range(1, 6):
+            feed.send(headers_of(image_id, 3))
+        feed.send(headers_of(6, *range(N_MODULES)))
+        assert listener.ids(sync, 6)[-1] == 6
+        sync._tick()
+        counters = sync.counters
+        assert (counters["images"], counters["complete"], counters["late"]) == (1, 1, 5)
+
+
+@pytest.mark.parametrize("n_slots", [4, 8])
+def test_one_frame_that_never_comes_costs_no_other_image_in_a_small_ring(
+    detector_name: str, n_slots: int
+) -> None:
+    """The queue of 50 images is longer than the ring: nothing may wait until it is overwritten."""
+    config = eiger_config(detector_name, ring_slots=n_slots)
+    with fed(config, idle_timeout_s=60) as (sync, feed, listener):
+        ring = RingWriter.attach(config.segment("image"), n_slots, config.sizes.slot_bytes)
+        try:
+            for image_id in range(1, 61):
+                epoch = ring.claim(image_id)
+                assert epoch
+                modules = range(1, N_MODULES) if image_id == 10 else range(N_MODULES)
+                feed.send(headers_of(image_id, *modules, epoch=epoch))
+                n_images = image_id - n_slots // 2
+                wait_until(lambda: sync.counters["images"] >= n_images, "it goes on", 5)  # noqa: B023
+            assert listener.ids(sync, 60) == list(range(1, 61))
+        finally:
+            ring.close()
+        sync._tick()
+        counters = sync.counters
+        assert (counters["overwritten"], counters["incomplete"], counters["complete"]) == (0, 1, 59)
