@@ -84,7 +84,8 @@ class SyncLoop:
         self._counts[_LAST] = -1
 
     def prepare(self) -> None:
-        """Compile, or load: the first frame shall not wait for it."""
+        """Compile, or load, while nothing waits: the first frame shall not wait for it."""
+        self._synchronizer.flush()
         self.turn(0)
         self.publish(0)
 

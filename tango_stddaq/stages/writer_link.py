@@ -54,6 +54,8 @@ class WriterLink:
         self._n_unanswered = 0
         self._last_writable_s = self._last_heard_s = self._last_progress_s = time.monotonic()
         self._n_written: int | None = None
+        # Compiles, or loads: with the first image it would be too late.
+        send_rows(0, np.zeros((0, 1), np.uint8), np.zeros(0, np.int64), 0, 1)
 
     def send(self, action: Action) -> None:
         """Queue an action and send what the writer takes now."""
