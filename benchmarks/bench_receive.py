@@ -9,6 +9,7 @@ rates at which nothing was lost; *CPU* is measured at half the rate of the loop 
 
 import socket
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -72,16 +73,24 @@ def configuration(case: dict[str, Any]) -> DaqConfig:
 
 def _case(name: str, case: dict[str, Any], quick: bool) -> list[Result]:
     config = configuration(case)
-    seconds = 0.5 if quick else 1.5
+    seconds, rounds = (0.5, 1) if quick else (0.7, 3)
     sender = Child("sender", make_sender, config.model_dump(mode="json"))
+    plain_rate = bare_rate = rate = 0.0
+    plain_cpu = bare_cpu = cpu = float("inf")
+    n_packets = 0.0
     try:
         image_bytes = sender.ask(image_bytes_of)
-        plain_rate, plain_cpu = _measure_bare(config, sender, seconds, in_bundles=False)
-        bare_rate, bare_cpu = _measure_bare(config, sender, seconds)
-        with stages(config, (ModuleSync, {}), (UdpReceiver, {})) as (sync, receiver):
-            _touch_ring(config, sender, sync, bare_rate)
-            rate = _highest(lambda hz: _chain_lost(sender, sync, receiver, hz, seconds), sender)
-            cpu, n_packets = _chain_cpu(sender, sync, receiver, bare_rate / 2, seconds)
+        for _ in range(rounds):  # the best of each: what else the machine does can only make it worse
+            found = _measure_bare(config, sender, seconds, in_bundles=False)
+            plain_rate, plain_cpu = max(plain_rate, found[0]), min(plain_cpu, found[1])
+            found = _measure_bare(config, sender, seconds)
+            bare_rate, bare_cpu = max(bare_rate, found[0]), min(bare_cpu, found[1])
+            with stages(config, (ModuleSync, {}), (UdpReceiver, {})) as (sync, receiver):
+                _touch_ring(config, sender, sync, bare_rate)
+                lost_at = partial(_chain_lost, sender, sync, receiver, seconds=seconds)
+                rate = max(rate, _highest(lost_at, sender))
+                cpu_now, n_packets = _chain_cpu(sender, sync, receiver, bare_rate / 2, seconds)
+                cpu = min(cpu, cpu_now)
     finally:
         sender.close()
     gb = image_bytes / 1e9
