@@ -43,6 +43,7 @@ class Door:
         subscriptions = [self.device.subscribe_event(name, kind, hear) for name in names]
         heard.clear()  # what was said last
         try:
+            wait_until(lambda: self.device.state() != DevState.RUNNING, timeout_s, "the last one ended")
             self.device.RunMacro([str(word) for word in words])
             wait_until(
                 lambda: self.device.state() != DevState.RUNNING, timeout_s, f"{words} ends: {heard}"

@@ -154,16 +154,20 @@ def test_one_acquisition_over_three_hosts(hosts: Hosts) -> None:
 
 def test_it_is_not_ready_while_a_receiver_waits_for_its_sender(hosts: Hosts) -> None:
     """And says so: the images of its host would be lost."""
-    hosts.ask("stream-send-1", "run", "Stop")
-    wait_until(lambda: hosts.ask("facade", "state") == "INIT", "it is not ready", 20)
-    status = hosts.read("Status")
     address = hosts.hosts[0].address
-    for device, host in (("stream-receive-1", "disk1"), ("stream-receive-3", "disk2")):
-        assert f"HOSTS/stddaq/{device} of host {host}: Waits for the sender at tcp://{address}" in status
-    assert "stream-receive-0" not in status
-    refused = hosts.ask("facade", "run", "Start")
-    assert "stream-receive-3 of host disk2: Waits for" in refused["error"]
-    hosts.ask("stream-send-1", "run", "Start")
+    waits = [
+        f"HOSTS/stddaq/{device} of host {host}: Waits for the sender at tcp://{address}"
+        for device, host in (("stream-receive-1", "disk1"), ("stream-receive-3", "disk2"))
+    ]
+    hosts.ask("stream-send-1", "run", "Stop")
+    try:
+        wait_until(lambda: all(text in hosts.read("Status") for text in waits), "both wait", 20)
+        assert hosts.ask("facade", "state") == "INIT"
+        assert "stream-receive-0" not in hosts.read("Status")
+        refused = hosts.ask("facade", "run", "Start")
+        assert "stream-receive-3 of host disk2: Waits for" in refused["error"]
+    finally:  # the tests that follow need it
+        hosts.ask("stream-send-1", "run", "Start")
     wait_until(lambda: hosts.ask("facade", "state") == "STANDBY", "it is ready", 20)
     ledger = hosts.acquire(12)
     assert (ledger["complete"], ledger["lost"]) == (12, 0), ledger
