@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def daq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daq]:
 
 def patiently(door: Door, macro: tuple[object, ...]) -> None:
     """Run a macro that needs what the one before has made: the MacroServer hears of it by an event."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 40  # an event that was lost does not come later: a new try helps
     while True:
         try:
             door.run(*macro)
@@ -192,23 +193,24 @@ def test_each_point_of_a_scan_refers_to_its_images(
     door: Door, daq: Daq, detector: tango.DeviceProxy
 ) -> None:
     door.run("set_meas_conf", "ValueRefEnabled", "True", "eiger")
-    pattern = f"h5file://{daq.output}/scan_{{index}}.h5::entry/data/data"
+    name = f"scan-{uuid.uuid4().hex[:6]}"  # a second try of this test has other files
+    pattern = f"h5file://{daq.output}/{name}_{{index}}.h5::entry/data/data"
     door.run("set_meas_conf", "ValueRefPattern", pattern, "eiger")
     channel = tango.DeviceProxy(f"tango://{daq.system.tango_host}/eiger")
     channel.ImagesPerPoint = 3
     said = door.run("ascan", "mot", 0, 2, 2, 0.1)
     text = "\n".join(said)
-    assert "scan_2.h5" in text, text
+    assert f"{name}_2.h5" in text, text
     ids = [
-        check_reference(daq, f"h5file://{daq.output}/scan_{point}.h5::entry/data/data", 3)
+        check_reference(daq, f"h5file://{daq.output}/{name}_{point}.h5::entry/data/data", 3)
         for point in range(3)
     ]
     assert ids == sorted(ids)
-    assert channel.ValueRef == f"h5file://{daq.output}/scan_2.h5::entry/data/data"
+    assert channel.ValueRef == f"h5file://{daq.output}/{name}_2.h5::entry/data/data"
     # The same names again: the refusal reaches the user, and no file is touched.
     said = door.run("ascan", "mot", 0, 2, 2, 0.1, ends_well=False)
     assert any("exists already" in line for line in said), "\n".join(said)
-    check_reference(daq, f"h5file://{daq.output}/scan_0.h5::entry/data/data", 3)
+    check_reference(daq, f"h5file://{daq.output}/{name}_0.h5::entry/data/data", 3)
 
 
 def test_an_aborted_scan_aborts_its_acquisition(door: Door, daq: Daq) -> None:
@@ -227,10 +229,11 @@ def test_an_aborted_scan_aborts_its_acquisition(door: Door, daq: Daq) -> None:
 def test_macros_take_images_and_tell_the_state(
     door: Door, daq: Daq, detector: tango.DeviceProxy
 ) -> None:
-    said = door.run("stddaq_acquire", 10, daq.output, "macro_")
-    assert str(daq.output / "macro_master.h5") in said, said
+    prefix = f"macro-{uuid.uuid4().hex[:6]}_"
+    said = door.run("stddaq_acquire", 10, daq.output, prefix)
+    assert str(daq.output / f"{prefix}master.h5") in said, said
     assert any("complete 10, incomplete 0, lost 0" in line for line in said), said
-    check_reference(daq, f"h5file://{daq.output}/macro_master.h5::entry/data/data", 10)
+    check_reference(daq, f"h5file://{daq.output}/{prefix}master.h5::entry/data/data", 10)
     said = door.run("stddaq_status")
     wanted = f"{daq.system.plan.facade.device}: STANDBY".lower()
     assert any(line.lower().startswith(wanted) for line in said), said
