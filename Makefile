@@ -28,7 +28,7 @@ demo: $(VENV)/.runtime ## take 200 images of a simulated Eiger and write them to
 
 test: $(VENV)/.dev ## run all checks and tests
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, layers, generated code
 	@$(BIN)/ruff format --check .

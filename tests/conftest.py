@@ -23,26 +23,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "expects_errors: the test provokes errors that are logged")
 
 
-_LONG = (
-    "test_deployment", "test_losses", "test_sardana", "test_detectors", "test_hosts", "test_writing",
-    "test_soak", "test_several_hosts", "test_full_disk", "test_large_files", "test_million_images",
-    "test_gui", "test_all_clients",
-)  # fmt: skip
-
-
-def _turn_of(item: pytest.Item) -> tuple[int, bool]:
-    """Return when a test runs: files that take minutes first, so that none runs on alone; units last."""
-    name = item.path.stem
-    return _LONG.index(name) if name in _LONG else len(_LONG), "unit" in item.path.parts
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the tests, and give those of whole systems a second try.
+    """Give tests of whole systems a second try.
 
     Several run at a time, on as few cores as there are. A process that got no core for half a second
     looks to the others like a detector that stopped: they say so, as they should, and the test fails.
     """
-    items.sort(key=_turn_of)
     for item in items:
         if item.get_closest_marker("system") or item.get_closest_marker("tango"):
             item.add_marker(pytest.mark.flaky(reruns=1))
