@@ -4,7 +4,6 @@ from typing import Final
 
 import numpy as np
 import zmq
-from numba import types, uintp
 
 from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES
 from tango_stddaq.io import zmq_calls
@@ -12,14 +11,13 @@ from tango_stddaq.io.channels import MAX_MESSAGE_BYTES
 from tango_stddaq.io.ring import RingOwner
 from tango_stddaq.io.zmq_calls import EAGAIN, EINTR, receive, send_rows, wait
 from tango_stddaq.processing import joining
+from tango_stddaq.processing.clock import monotonic_ns
 from tango_stddaq.processing.compiled import compiled, inner
 from tango_stddaq.processing.joining import STATE
 from tango_stddaq.processing.metadata_template import MetadataTemplate, encode_rows
-from tango_stddaq.processing.native import clock_gettime
 from tango_stddaq.processing.slots import publish_slots
 from tango_stddaq.processing.synchronize import MAX_FRAMES, Synchronizer
 
-_CLOCK_MONOTONIC: Final = 1
 _MAX_MESSAGES: Final = 256
 _COUNTS: Final = (
     "frames", "malformed", "images", "published", "incomplete", "missing_modules", "last_incomplete",
@@ -126,12 +124,6 @@ class SyncLoop:
         )  # fmt: skip
 
 
-@inner
-def _now_ns(clock):
-    clock_gettime(types.int32(_CLOCK_MONOTONIC), uintp(clock.ctypes.data))
-    return clock[0] * 1_000_000_000 + clock[1]
-
-
 @compiled
 def _turn(
     source, target, turn_ns, clock, frames, counts, index, n_slots, numbers, is_there, template, arrays
@@ -140,12 +132,12 @@ def _turn(
     places, state, newest, late_run, waiting, n_arrived, arrived, order, free, out, out_arrived = arrays
     if source == 0:
         return 0, -1
-    start_ns = _now_ns(clock)
+    start_ns = monotonic_ns(clock)
     while True:
         n_frames = _collect(source, frames, counts)
         if n_frames < 0:
             return n_frames, -1
-        state[_NOW_NS] = _now_ns(clock)
+        state[_NOW_NS] = monotonic_ns(clock)
         left_ns = start_ns + turn_ns - state[_NOW_NS]
         if n_frames == 0 and left_ns > 0 and wait(source, left_ns // 1_000_000 + 1):
             continue  # there is something now

@@ -19,10 +19,11 @@ from tango_stddaq.io.zmq_calls import EAGAIN, EINTR
 from tango_stddaq.processing.accounting import account
 from tango_stddaq.processing.arming import arm
 from tango_stddaq.processing.assembly import IDLE, MAX_FINISHED_PER_MESSAGE, Workspace
+from tango_stddaq.processing.clock import CLOCK_MONOTONIC, monotonic_ns
 from tango_stddaq.processing.columns import MAX_EVENTS, PACKETS
 from tango_stddaq.processing.compiled import compiled, inner
 from tango_stddaq.processing.frame_headers import FrameHeaders, fill_headers
-from tango_stddaq.processing.native import clock_gettime, clock_nanosleep, errno_location, poll, recvmmsg
+from tango_stddaq.processing.native import clock_nanosleep, errno_location, poll, recvmmsg
 
 WANTED_BUFFER_BYTES: Final = 256 * 2**20
 _SO_RCVBUFFORCE: Final = 33
@@ -32,7 +33,6 @@ _UDP_GRO: Final = 104
 _MEMINFO_DROPS: Final = 8
 _POLLIN: Final = 1
 _DONTWAIT: Final = 0x40
-_CLOCK_MONOTONIC: Final = 1
 _ANNOUNCED: Final = 2
 _INTERVAL: Final = 3
 _CALLS: Final = 8
@@ -178,12 +178,6 @@ class PacketLoop:
         return found
 
 
-@inner
-def _now_ns(clock):
-    clock_gettime(types.int32(_CLOCK_MONOTONIC), uintp(clock.ctypes.data))
-    return clock[0] * 1_000_000_000 + clock[1]
-
-
 @compiled
 def _receive(
     polls, timeout_ms, nap_ns, clock, target, headers, table, offsets, iov, bundle_iov, messages, armed,
@@ -195,7 +189,7 @@ def _receive(
     within it. A negative result is an errno.
     """
     n_sources = table.shape[0]
-    start_ns = _now_ns(clock)
+    start_ns = monotonic_ns(clock)
     waited_ms = np.int64(0)
     total = 0
     while True:
@@ -216,7 +210,7 @@ def _receive(
         if n < 0:
             return n
         total += n
-        now_ns = _now_ns(clock)
+        now_ns = monotonic_ns(clock)
         waited_ms = (now_ns - start_ns) // 1_000_000
         is_full = n_events[0] + messages.shape[0] * MAX_FINISHED_PER_MESSAGE > geometry[MAX_EVENTS]
         is_due = nap_ns == 0 or is_full or now_ns - clock[_ANNOUNCED] >= clock[_INTERVAL]
@@ -231,7 +225,7 @@ def _receive(
         if nap_ns > 0:
             clock[0], clock[1] = 0, nap_ns
             clock_nanosleep(
-                types.int32(_CLOCK_MONOTONIC), types.int32(0), uintp(clock.ctypes.data), uintp(0)
+                types.int32(CLOCK_MONOTONIC), types.int32(0), uintp(clock.ctypes.data), uintp(0)
             )
 
 
@@ -286,7 +280,7 @@ def _drain(
                 if wanted > 1:
                     break
             n_ready += (polls[source, 1] >> 16) & 0x7FFF != 0
-        now_ns = _now_ns(clock)
+        now_ns = monotonic_ns(clock)
         is_due = n_events[0] > 0 and now_ns - clock[_ANNOUNCED] >= clock[_INTERVAL]
         if n_ready == 0 or is_due or now_ns - start_ns > _TURN_NS:
             return total

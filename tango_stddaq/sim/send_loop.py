@@ -4,7 +4,8 @@ from typing import Final
 
 from numba import njit, types, uint32, uintp
 
-from tango_stddaq.processing.native import clock_gettime, clock_nanosleep, errno_location, sendmmsg
+from tango_stddaq.processing.clock import CLOCK_MONOTONIC, monotonic_ns
+from tango_stddaq.processing.native import clock_nanosleep, errno_location, sendmmsg
 
 PERIOD: Final = 0
 """Places in the state of a pace, float64 nanoseconds: of an image;"""
@@ -12,7 +13,6 @@ NEXT: Final = 1
 """when the next image is due, 0 for now;"""
 LAST: Final = 2
 """when the last part went."""
-_MONOTONIC: Final = 1
 _ABSOLUTE: Final = 1
 _EARLY_NS: Final = 100_000.0
 """What is due so soon goes at once: a sleep takes about as long. So short periods go in small groups."""
@@ -30,8 +30,7 @@ _MAX_REFUSALS: Final = 100
 @njit(cache=True, nogil=True)
 def now_ns(clock):
     """Return the monotonic time; `clock` is scratch, (2,) int64."""
-    clock_gettime(types.int32(_MONOTONIC), uintp(clock.ctypes.data))
-    return clock[0] * 1e9 + clock[1]
+    return float(monotonic_ns(clock))
 
 
 @njit(cache=True, nogil=True)
@@ -51,7 +50,7 @@ def wait_due(state, clock, part, parts):
         clock[1] = int(when % 1e9)
         # A signal may wake it early: then this part is early, and the next one is not.
         clock_nanosleep(
-            types.int32(_MONOTONIC), types.int32(_ABSOLUTE), uintp(clock.ctypes.data), uintp(0)
+            types.int32(CLOCK_MONOTONIC), types.int32(_ABSOLUTE), uintp(clock.ctypes.data), uintp(0)
         )
     elif when < now - _BURST_NS:
         when = now - _BURST_NS
