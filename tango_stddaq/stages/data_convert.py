@@ -20,6 +20,7 @@ from tango_stddaq.processing import slots
 from tango_stddaq.processing.slots import MAX_IMAGE_ID
 from tango_stddaq.stages.base import TURN_S
 from tango_stddaq.stages.converting import ConvertingStage
+from tango_stddaq.stages.sync_link import SyncLink
 from tango_stddaq.stats import Counter
 
 _MAX_MESSAGES_PER_TURN = 64
@@ -52,8 +53,7 @@ class DataConvert(ConvertingStage):
         super().__init__(config, modules, gains_file=gains_file, pedestals_file=pedestals_file)
         self._in: list[zmq.Socket[bytes]] = []
         self._poller = zmq.Poller()
-        self._out: zmq.Socket[bytes] | None = None
-        self._heard = self._seen_owner = False
+        self._sync: SyncLink | None = None
         self._frames: dict[int, RingReader] = {}
         self._images: dict[int, RingWriter] = {}
         self._frame = np.empty(0, np.uint8)
@@ -70,10 +70,7 @@ class DataConvert(ConvertingStage):
         for module in self.modules:
             self._in.append(channels.connect(zmq.SUB, channels.ipc_address(name, str(module))))
             self._poller.register(self._in[-1], zmq.POLLIN)
-        # Nothing waits for a synchronizer that is not there: one of ours clears the ring when it comes.
-        self._heard = self._seen_owner = False
-        address = channels.ipc_address(name, "sync")
-        self._out = channels.connect(zmq.PUSH, address, options={int(zmq.IMMEDIATE): 1})
+        self._sync = SyncLink(self.config)
 
     def _turn(self) -> None:
         self._take_new_maps()
@@ -94,14 +91,19 @@ class DataConvert(ConvertingStage):
     def _convert(self, source: int, header: bytearray) -> None:
         fields = np.frombuffer(header, FRAME_HEADER)
         image_id, n_missing = int(fields["image_id"][0]), int(fields["n_missing_packets"][0])
-        workspace, sizes = self._workspace, self.config.sizes
-        if image_id == INVALID_IMAGE_ID or image_id > MAX_IMAGE_ID or workspace is None:
+        workspace, sizes, sync = self._workspace, self.config.sizes, self._sync
+        if image_id == INVALID_IMAGE_ID or image_id > MAX_IMAGE_ID or workspace is None or sync is None:
             self.counters["malformed"] += 1
             return
-        images = self._image_ring(source) if self._is_heard() else None
+        images = None
+        if (
+            sync.is_heard()
+        ):  # each source has a view of the ring of its own, with its own sequence of ids
+            images = sync.ring(self._images.pop(source, None))
         if images is None:
             self.counters["unannounced_frames"] += 1
             return
+        self._images[source] = images
         reader = self._frame_ring(source)
         if reader is None or not reader.copy(image_id, self._frame, self._mask):
             self.counters["overwritten"] += 1
@@ -118,25 +120,11 @@ class DataConvert(ConvertingStage):
         if n_missing:
             self.counters["incomplete_frames"] += 1
             self.counters["missing_packets"] += min(n_missing, self.detector.layout.packets_per_frame)
-        if self._announce(bytes(header)):
+        if sync.send(bytes(header)):
             self.counters["frames"] += 1
             self.counters["bytes"] += self._frame.size
         else:
             self.counters["unannounced_frames"] += 1
-
-    def _announce(self, header: bytes) -> bool:
-        try:
-            if self._out is not None:
-                self._out.send(header, zmq.DONTWAIT)
-        except zmq.Again:  # the synchronizer went just now
-            return False
-        return self._out is not None
-
-    def _is_heard(self) -> bool:
-        """Return whether a synchronizer takes headers; one that is slow is waited for a moment."""
-        wait_ms = int(TURN_S * 1000) if self._heard else 0
-        self._heard = self._out is not None and bool(self._out.poll(wait_ms, zmq.POLLOUT))
-        return self._heard
 
     def _frame_ring(self, source: int) -> RingReader | None:
         ring = self._frames.get(source)
@@ -154,32 +142,12 @@ class DataConvert(ConvertingStage):
             self._frames[source] = ring
         return ring
 
-    def _image_ring(self, source: int) -> RingWriter | None:
-        """Return the image ring; each source has a view of its own, with its own sequence of ids.
-
-        None where a synchronizer of ours, which alone makes its ring, is just closing it.
-        """
-        ring = self._images.get(source)
-        if ring is not None and not ring.retired:
-            return ring
-        if ring is not None:
-            self._images.pop(source).close()
-        sizes, name = self.config.sizes, self.config.segment("image")
-        shape = name, sizes.n_slots, sizes.slot_bytes, self.config.ring_memory
-        try:
-            ring = RingWriter.attach(*shape)
-        except FileNotFoundError:
-            if self._seen_owner:
-                return None
-            ring = RingWriter.attach_or_create(*shape)  # as existing programs do
-        self._seen_owner |= ring.has_index
-        self._images[source] = ring
-        return ring
-
     def _close(self) -> None:
-        for handle in (*self._in, *([self._out] if self._out is not None else [])):
+        for handle in self._in:
             channels.close(handle)
+        if self._sync is not None:
+            self._sync.close()
         for ring in (*self._frames.values(), *self._images.values()):
             ring.close()
-        self._in, self._out, self._frames, self._images = [], None, {}, {}
+        self._in, self._sync, self._frames, self._images = [], None, {}, {}
         self._workspace = None

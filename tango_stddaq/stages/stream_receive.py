@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import ClassVar, Final
 
 import numpy as np
@@ -21,12 +20,12 @@ from tango_stddaq.processing.gather import IDLE_S
 from tango_stddaq.processing.parts import Part, carries, part_of
 from tango_stddaq.processing.slots import MAX_IMAGE_ID
 from tango_stddaq.stages.base import TURN_S, Stage
+from tango_stddaq.stages.sync_link import SyncLink
 from tango_stddaq.stats import Counter
 
 _MESSAGES_PER_TURN: Final = 64
 _QUEUE_BYTES: Final = 2**30
 _MAX_HWM: Final = 1000
-_ANNOUNCE_MS: Final = 20
 
 
 class StreamReceive(Stage):
@@ -76,11 +75,10 @@ class StreamReceive(Stage):
         self.last_fault = ""
         self._number = part
         self._in: PersistentConnection | None = None
-        self._out: zmq.Socket[bytes] | None = None
+        self._sync: SyncLink | None = None
         self._ring: RingWriter | None = None
         self._last = -1
         self._last_s = 0.0
-        self._heard = self._seen_owner = False
 
     @property
     def waits_for(self) -> str:
@@ -91,14 +89,11 @@ class StreamReceive(Stage):
     def _open(self) -> None:
         slots.prepare()
         self._last = -1
-        self._heard = self._seen_owner = False
         if self.part is None:
             return
-        self._attach_early()
-        # Nothing waits for a synchronizer that is not there: until it comes, who knows whether the
-        # pixels are still the same?
-        address = channels.ipc_address(self.config.detector_name, "sync")
-        self._out = channels.connect(zmq.PUSH, address, options={int(zmq.IMMEDIATE): 1})
+        self._sync = SyncLink(self.config)
+        # Large ones take seconds to map, and what does not fit shows now.
+        self._ring = self._sync.ring_there()
         # Larger ones make ZeroMQ end the connection: nothing of them is stored anywhere.
         options: dict[int, int] = {zmq.MAXMSGSIZE: self.part.n_bytes + channels.MAX_MESSAGE_BYTES}
         hwm = max(2, min(_MAX_HWM, _QUEUE_BYTES // self.part.n_bytes))
@@ -154,13 +149,11 @@ class StreamReceive(Stage):
 
     def _store(self, message: pb.ImageMetadata, data: memoryview) -> str:
         """Write a part to the ring and announce it; returns the counter that it belongs to."""
-        part, out, image_id = self.part, self._out, message.image_id
-        if (
-            part is None
-            or out is None
-            or not self._is_heard(out)
-            or (ring := self._image_ring()) is None
-        ):
+        part, sync, image_id = self.part, self._sync, message.image_id
+        if part is None or sync is None or not sync.is_heard():
+            return "unannounced"
+        ring = self._ring = sync.ring(self._ring)
+        if ring is None:
             return "unannounced"
         now = time.monotonic()
         if image_id == self._last and now - self._last_s < IDLE_S:
@@ -177,46 +170,10 @@ class StreamReceive(Stage):
                 place[len(data) :] = 0
                 self.counters["short_parts"] += 1
                 message.status = pb.missing_packets
-        try:
-            out.send(message.SerializeToString(), zmq.DONTWAIT)
-        except zmq.Again:  # the synchronizer went just now
+        if not sync.send(message.SerializeToString()):
             return "unannounced"
         self.counters["bytes"] += len(data)
         return "images"
-
-    def _is_heard(self, out: "zmq.Socket[bytes]") -> bool:
-        """Return whether a synchronizer takes announcements; one that is slow is waited for a moment."""
-        self._heard = bool(out.poll(_ANNOUNCE_MS if self._heard else 0, zmq.POLLOUT))
-        return self._heard
-
-    def _image_ring(self) -> RingWriter | None:
-        """Return the ring of the synchronizer that hears us; None if it is just closing it.
-
-        One of ours has it ready before it listens. Where none of ours was ever seen an existing program
-        listens, and whoever comes first makes the segment.
-        """
-        if self._ring is not None and self._ring.retired:
-            self._ring.close()
-            self._ring = None
-        if self._ring is None:
-            sizes, name = self.config.sizes, self.config.segment("image")
-            shape = name, sizes.n_slots, sizes.slot_bytes, self.config.ring_memory
-            if self._seen_owner:
-                with suppress(FileNotFoundError):
-                    self._ring = RingWriter.attach(*shape)
-            else:
-                self._ring = RingWriter.attach_or_create(*shape)
-        self._seen_owner |= self._ring is not None and self._ring.has_index
-        return self._ring
-
-    def _attach_early(self) -> None:
-        """Map a ring that is there already: large ones take seconds, and what does not fit shows now."""
-        sizes = self.config.sizes
-        with suppress(FileNotFoundError):
-            self._ring = RingWriter.attach(
-                self.config.segment("image"), sizes.n_slots, sizes.slot_bytes, self.config.ring_memory
-            )
-            self._seen_owner = self._ring.has_index
 
     def _drop(self, counter: str, reason: str) -> None:
         self.counters[counter] += 1
@@ -237,8 +194,8 @@ class StreamReceive(Stage):
     def _close(self) -> None:
         if self._in is not None:
             self._in.close()
-        if self._out is not None:
-            channels.close(self._out)
+        if self._sync is not None:
+            self._sync.close()
         if self._ring is not None:
             self._ring.close()
-        self._in = self._out = self._ring = None
+        self._in = self._sync = self._ring = None
