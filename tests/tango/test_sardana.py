@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -25,36 +24,40 @@ pytestmark = [pytest.mark.tango, pytest.mark.timeout(400)]
 BIN = Path(sys.executable).parent
 
 
-@dataclass
 class Door:
-    """Where macros are run."""
+    """Where macros are run. It listens all the time: the first events after a subscription may be lost."""
 
-    device: tango.DeviceProxy
+    def __init__(self, device: tango.DeviceProxy) -> None:
+        self.device = device
+        self._heard: list[str] = []
+        self._states: list[DevState] = []
+        for name in ("State", "Output", "Error", "Info", "Warning"):
+            device.subscribe_event(name, tango.EventType.CHANGE_EVENT, self._hear)
+
+    def _hear(self, event: tango.EventData) -> None:
+        if event.err or event.attr_value.value is None:
+            return
+        if event.attr_value.type == tango.CmdArgType.DevState:
+            self._states.append(event.attr_value.value)
+        else:
+            self._heard.extend(event.attr_value.value)
+
+    def _ended(self) -> bool:
+        """Whether the macro has run and ended: RunMacro returns before it runs.
+
+        Events come in the order in which they were sent: with this one all that it said has come.
+        """
+        return DevState.RUNNING in self._states and self._states[-1] != DevState.RUNNING
 
     def run(self, *words: object, ends_well: bool = True, timeout_s: float = 40) -> list[str]:
         """Run a macro; returns what it said."""
-        heard: list[str] = []
-
-        def hear(event: tango.EventData) -> None:
-            if not event.err and event.attr_value.value is not None:
-                heard.extend(event.attr_value.value)
-
-        names = ("Output", "Error", "Info", "Warning")
-        kind = tango.EventType.CHANGE_EVENT
-        subscriptions = [self.device.subscribe_event(name, kind, hear) for name in names]
-        heard.clear()  # what was said last
-        try:
-            wait_until(lambda: self.device.state() != DevState.RUNNING, timeout_s, "the last one ended")
-            self.device.RunMacro([str(word) for word in words])
-            wait_until(
-                lambda: self.device.state() != DevState.RUNNING, timeout_s, f"{words} ends: {heard}"
-            )
-            time.sleep(0.2)
-        finally:
-            for subscription in subscriptions:
-                self.device.unsubscribe_event(subscription)
-        assert (self.device.state() == DevState.ON) == ends_well, heard
-        return heard
+        wait_until(lambda: self.device.state() != DevState.RUNNING, timeout_s, "the last one ended")
+        self._heard.clear()
+        self._states.clear()
+        self.device.RunMacro([str(word) for word in words])
+        wait_until(self._ended, timeout_s, f"{words} ends: {self._heard}, {self._states}")
+        assert (self._states[-1] == DevState.ON) == ends_well, self._heard
+        return list(self._heard)
 
 
 def start(name: str, directory: Path) -> "subprocess.Popen[bytes]":
@@ -95,10 +98,10 @@ def daq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daq]:
 
 def patiently(door: Door, macro: tuple[object, ...]) -> None:
     """Run a macro that needs what the one before has made: the MacroServer hears of it by an event."""
-    deadline = time.monotonic() + 40  # an event that was lost does not come later: a new try helps
+    deadline = time.monotonic() + 60  # an event that was lost does not come later: a new try helps
     while True:
         try:
-            door.run(*macro)
+            door.run(*macro, timeout_s=15)
         except AssertionError:
             assert time.monotonic() < deadline
             time.sleep(0.2)

@@ -119,7 +119,11 @@ class StdDaqTwoDController(TwoDController, Referable):
         self._index += 1
 
     def StartOne(self, axis: int, value: float) -> None:
-        """Begin a point; the facade's refusal is the error of the macro."""
+        """Begin a point.
+
+        What the facade refuses becomes the state of the channel. Sardana forgets the text of an error
+        that is raised here, and then tells the user that the channel is in fault, but not why.
+        """
         self._failure = ""
         self._ends = datetime.now()
         self._target = None
@@ -141,7 +145,7 @@ class StdDaqTwoDController(TwoDController, Referable):
         except tango.DevFailed as error:
             self._is_taking = False
             self._failure = f"{self.facade}: {error.args[0].desc}"
-            raise RuntimeError(self._failure) from None
+            return
         self._target = target
 
     def StateOne(self, axis: int) -> tuple[Any, str]:
