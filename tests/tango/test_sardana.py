@@ -25,7 +25,7 @@ BIN = Path(sys.executable).parent
 
 
 class Door:
-    """Where macros are run. It listens all the time: the first events after a subscription may be lost."""
+    """Where macros are run. It listens all the time: first events after a subscription may be lost."""
 
     def __init__(self, device: tango.DeviceProxy) -> None:
         self.device = device
