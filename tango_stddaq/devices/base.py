@@ -35,6 +35,8 @@ tango_errors = log_face.tango_errors
 READ_WRITE: Final = AttrWriteType.READ_WRITE
 PUSHED: Final = {"change_event_implemented": True, "change_event_detect": False}
 """The device pushes a change event whenever the value changed; Tango asks for no abs_change."""
+PREVIEW_SIDE: Final = 1024
+"""Pixels a preview has at most in each direction."""
 
 
 def lower_camel(name: str) -> str:

@@ -15,10 +15,9 @@ from tango_stddaq import __version__
 from tango_stddaq import config as config_module
 from tango_stddaq.control.plan import plan
 from tango_stddaq.devices.acquisition_face import AcquisitionFace
-from tango_stddaq.devices.base import PUSHED, READ_WRITE, serve, tango_errors
+from tango_stddaq.devices.base import PREVIEW_SIDE, PUSHED, READ_WRITE, serve, tango_errors
 from tango_stddaq.devices.events import push_change
 from tango_stddaq.devices.followed_stages import STATE_TIMEOUT_MS, FollowedStages
-from tango_stddaq.devices.live_stream import PREVIEW_SIDE
 from tango_stddaq.devices.log_face import LogFace
 from tango_stddaq.devices.reasons import first_line
 from tango_stddaq.errors import AcquisitionError, ConfigError, StdDaqError

@@ -6,10 +6,9 @@ import numpy as np
 from tango.server import attribute, device_property
 
 from tango_stddaq.config import DaqConfig, live_stream_rule
-from tango_stddaq.devices.base import PUSHED, StageDevice, counter_attributes, serve
+from tango_stddaq.devices.base import PREVIEW_SIDE, PUSHED, StageDevice, counter_attributes, serve
 from tango_stddaq.stages.live_stream import LiveStream
 
-PREVIEW_SIDE: Final = 1024
 MAX_CLIENTS_SHOWN: Final = 256
 
 
