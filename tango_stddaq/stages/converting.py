@@ -13,6 +13,7 @@ from tango_stddaq.detectors.registry import detector_of
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.io import gain_maps
 from tango_stddaq.processing.assembly import Workspace
+from tango_stddaq.processing.module_sets import module_label
 from tango_stddaq.stages.base import Stage
 
 _MAPS_TIMEOUT_S: Final = 1.0
@@ -100,12 +101,3 @@ class ConvertingStage(Stage):
     def _place_of(self, row: int) -> int:
         """Return the place of a connection's module among those of an image."""
         return row % len(self.detector.modules)
-
-
-def module_label(modules: Sequence[int]) -> str:
-    """Return a short name for a set of modules: `0-3`, `7`, `0,2,5`."""
-    if len(modules) == 1:
-        return str(modules[0])
-    if list(modules) == list(range(modules[0], modules[-1] + 1)):
-        return f"{modules[0]}-{modules[-1]}"
-    return ",".join(str(module) for module in modules)
