@@ -47,9 +47,12 @@ def plan(
     if as_format is Format.DSCONFIG:
         typer.echo(json.dumps(registration.dsconfig(system), indent=2))
     elif as_format is Format.JSON:
-        typer.echo(
-            json.dumps({"detector_name": config.detector_name, "servers": _entries(system)}, indent=2)
-        )
+        everything = {
+            "detector_name": config.detector_name,
+            "servers": _entries(system),
+            "dsconfig": registration.dsconfig(system),
+        }
+        typer.echo(json.dumps(everything, indent=2))
     else:
         for server in system.servers:
             typer.echo(f"{registration.startup_level(system, server)}  {server.server}  {server.device}")

@@ -12,6 +12,7 @@ from tango_stddaq.cli.stage_program import load, run
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.model import Compression
 from tango_stddaq.processing.compress import DEFAULT_LEVEL
+from tango_stddaq.processing.module_sets import parse_modules
 from tango_stddaq.stage_names import ENTRY_POINTS
 
 app = typer.Typer(
@@ -341,8 +342,6 @@ def sync_metadata(
 
 def modules_of(text: str) -> tuple[int, ...] | None:
     """Read the MODULE argument; a wrong one prints usage."""
-    from tango_stddaq.stages.udp_receiver import parse_modules  # noqa: PLC0415
-
     try:
         return parse_modules(text)
     except ConfigError as error:

@@ -10,8 +10,8 @@ from tango_stddaq.config import CAMERAS, DaqConfig
 from tango_stddaq.config_entries import FilterConfig, OwnStageConfig
 from tango_stddaq.detectors.registry import detector_of
 from tango_stddaq.processing.hosts import first_host, order_port, sender_port, writers_of
+from tango_stddaq.processing.module_sets import module_label
 from tango_stddaq.processing.parts import part_of
-from tango_stddaq.stage_names import module_label
 
 MODULES_PER_RECEIVER: Final = 18
 """One receiver process serves so many modules; 72 half modules of an Eiger 9M need four."""

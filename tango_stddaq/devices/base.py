@@ -281,6 +281,7 @@ class StageDevice(LogFace):
 def serve(*classes: type[Device]) -> None:
     """Run a device server of these classes with the arguments of the process."""
     logs.configure(classes[0].__name__)
+    processes.hear_endings()
     processes.die_with_parent()
     # What is loaded by now stays: the garbage collector need not look at it again and again.
     gc.freeze()

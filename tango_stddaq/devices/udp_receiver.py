@@ -7,7 +7,8 @@ from tango.server import attribute, device_property
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.devices.base import counter_attributes, serve
 from tango_stddaq.devices.gain_maps_face import GainMapsFace
-from tango_stddaq.stages.udp_receiver import ReceiveMode, UdpReceiver, parse_modules
+from tango_stddaq.processing.module_sets import parse_modules
+from tango_stddaq.stages.udp_receiver import ReceiveMode, UdpReceiver
 
 
 class StdDaqUdpReceiver(GainMapsFace):

@@ -52,6 +52,15 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(came)
 
 
+def hear_endings() -> None:
+    """Let the signals that end a program come through.
+
+    Tango's Starter blocks them for itself, and what it starts inherits that: such a server would not end
+    before it is killed, and leave its shared memory behind.
+    """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+
+
 def die_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent dies, where the parent has asked for it."""
     parent = os.environ.get(_LEASH)

@@ -13,7 +13,7 @@ from tango_stddaq.detectors.registry import detector_of
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.io import gain_maps
 from tango_stddaq.processing.assembly import Workspace
-from tango_stddaq.stage_names import module_label
+from tango_stddaq.processing.module_sets import module_label
 from tango_stddaq.stages.base import Stage
 
 _MAPS_TIMEOUT_S: Final = 1.0

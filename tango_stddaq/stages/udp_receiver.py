@@ -17,7 +17,6 @@ import zmq
 from tango_stddaq.config import DaqConfig
 from tango_stddaq.config_sizes import MIN_SLOTS
 from tango_stddaq.detectors.layout import Placement
-from tango_stddaq.errors import ConfigError
 from tango_stddaq.io import channels
 from tango_stddaq.io.ring import RingOwner, RingWriter
 from tango_stddaq.io.udp import MAX_HEADERS, WANTED_BUFFER_BYTES, PacketLoop, UdpSocket
@@ -285,25 +284,3 @@ class UdpReceiver(ConvertingStage):
             self._ring.close()
         self._sockets, self._out, self._owned, self._ring = [], [], [], None
         self._workspace = None
-
-
-def parse_modules(text: str) -> tuple[int, ...] | None:
-    """Read `7`, `0-15`, `0,2,5` or `all` (None).
-
-    Raises
-    ------
-    ConfigError
-        If it is none of these.
-    """
-    if text.strip() in ("all", ""):
-        return None
-    modules: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
-            raise ConfigError(f"modules {text!r}: allowed are 7, 0-15, 0,2,5 or all")
-        end = int(last or first)
-        if end < int(first) or end - int(first) > 4096:
-            raise ConfigError(f"modules {text!r}: {part.strip()!r} is not a range")
-        modules.extend(range(int(first), end + 1))
-    return tuple(dict.fromkeys(modules))

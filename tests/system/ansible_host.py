@@ -20,6 +20,22 @@ import tango
 ROOT = Path(__file__).resolve().parents[2]
 STARTER = Path("/usr/lib/tango/Starter")
 DATABASE = "localhost:10000"
+COMPILED_CODE = '''"""Compiled loops are kept with those of the checkout, whose sources are the same."""
+
+from pathlib import Path
+
+from numba.core.caching import InTreeCacheLocator
+
+CHECKOUT = Path({root!r})
+
+
+class WithTheCheckout(InTreeCacheLocator):
+    def __init__(self, py_func, py_file):
+        super().__init__(py_func, py_file)
+        where = Path(py_file).parts
+        inside = where[where.index("site-packages") + 1 : -1]
+        self._cache_path = str(CHECKOUT.joinpath(*inside, "__pycache__"))
+'''
 
 
 @dataclass
@@ -65,7 +81,7 @@ class Host:
             "-e", json.dumps(given), *options,
         ]  # fmt: skip
         environment = {
-            **os.environ,
+            **operator_environment(),
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_HOME": str(self.prefix.parent / "ansible"),
         }
@@ -131,6 +147,15 @@ def wait_until(predicate: Callable[[], Any], timeout_s: float, what: str) -> Non
         time.sleep(0.1)
 
 
+def operator_environment() -> dict[str, str]:
+    """Return the environment without what is set for the tests' own Python.
+
+    With PYTHONPATH the servers would run from the checkout and not from the release; unbuffered, Python
+    reads a module of Ansible byte by byte.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
 def build_wheel(directory: Path) -> Path:
     uv = Path(sys.executable).parent / "uv"
     subprocess.run([uv, "build", "--quiet", "--wheel", "--out-dir", directory, ROOT], check=True)
@@ -151,6 +176,7 @@ def prepare_environment(path: Path) -> None:
         if "tango_stddaq" not in entry.name:
             (shared / entry.name).symlink_to(entry)
     (here / "shared.pth").write_text(f"{shared}\n")
+    (here / "compiled_code.py").write_text(COMPILED_CODE.format(root=str(ROOT)))
     # Programs of libraries that are there already: pip does not write them.
     for name, module in (("pip", "pip._internal.cli.main"), ("json2tango", "dsconfig.json2tango")):
         program = path / "bin" / name
@@ -198,10 +224,13 @@ def running_starter(log: Path) -> Iterator[None]:
         return True
 
     assert not answers(), "a Starter runs on this machine already"
+    environment = {
+        **operator_environment(),
+        "TANGO_HOST": DATABASE,
+        "NUMBA_CACHE_LOCATOR_CLASSES": "compiled_code.WithTheCheckout",
+    }
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            [STARTER, name], env={**os.environ, "TANGO_HOST": DATABASE}, stdout=output, stderr=output
-        )
+        process = subprocess.Popen([STARTER, name], env=environment, stdout=output, stderr=output)
         try:
             wait_until(answers, 30, "Starter answers")
             yield

@@ -16,12 +16,13 @@ from tango_stddaq.control.plan import plan
 from tango_stddaq.detectors import jungfrau
 from tango_stddaq.errors import ConfigError
 from tango_stddaq.io.preflight import Request
+from tango_stddaq.processing.module_sets import parse_modules
 from tango_stddaq.sim.detector import SimulatedDetector
 from tango_stddaq.sim.faults import Faults
 from tango_stddaq.stages.base import Stage
 from tango_stddaq.stages.file_writer import FileWriter
 from tango_stddaq.stages.module_sync import ModuleSync
-from tango_stddaq.stages.udp_receiver import UdpReceiver, parse_modules
+from tango_stddaq.stages.udp_receiver import UdpReceiver
 from tango_stddaq.stages.writer_driver import WriterDriver
 from tests.conftest import EIGER_POSITIONS, free_udp_ports
 

@@ -110,3 +110,23 @@ def test_clients_of_a_system_end(
                 for program in (rest, watch):
                     assert program.end(number)[0] == 0, program.output
                     assert "Traceback" not in program.output
+
+
+def test_a_server_ends_when_told_although_its_parent_blocks_signals_as_starter_does() -> None:
+    blocking = (
+        "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    server = ["-m", "tango_stddaq.devices.live_stream", "x", "-nodb", "-port", str(free_tcp_port())]
+    process = subprocess.Popen(
+        [sys.executable, "-c", blocking, sys.executable, *server],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert any("Ready to accept request" in line for line in process.stdout)
+        process.terminate()
+        process.wait(20)
+    finally:
+        process.kill()
+        process.communicate()
