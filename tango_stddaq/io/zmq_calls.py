@@ -110,9 +110,15 @@ def receive_rows(handle, timeout_ms, rows, lengths):
 
 @compiled
 def send_rows(handle, rows, lengths, first, step):
-    """Send every `step`-th row from `first` on until one must wait; returns how many went, or -errno."""
+    """Send every `step`-th row from `first` on until one must wait; returns how many went, or -errno.
+
+    A row of negative length goes nowhere.
+    """
     n_sent = 0
     for row in range(first, lengths.shape[0], step):
+        if lengths[row] < 0:
+            n_sent += 1
+            continue
         n = send(handle, np.int64(rows.ctypes.data) + row * rows.shape[1], lengths[row])
         while n == -EINTR:
             n = send(handle, np.int64(rows.ctypes.data) + row * rows.shape[1], lengths[row])

@@ -19,11 +19,13 @@ JOINED: Final = np.dtype(
         ("n_missing_packets", "<i8"),
         ("n_missing_modules", "<i8"),
         ("since_ns", "<i8"),
+        ("epoch", "<i8"),
         ("header", "u1", FRAME_HEADER_BYTES),
     ]
 )
 """An image that goes on: packets missing in the frames that came, modules of which no frame came, the
-time at which the first frame came, and its header."""
+time at which the first frame came, the epoch of the image (0 where only existing programs sent frames),
+and the header of the first frame."""
 MAX_FRAMES: Final = 2048
 """Frames joined in one call of the compiled loop."""
 
@@ -171,5 +173,5 @@ class Synchronizer:
 
 
 def _words(joined: np.ndarray) -> np.ndarray:
-    """View `JOINED` records as (n, 12) 64-bit words: id, packets, modules, time, header."""
+    """View `JOINED` records as (n, 13) 64-bit words: id, packets, modules, time, epoch, header."""
     return joined.view(np.int64).reshape(-1, JOINED.itemsize // 8)

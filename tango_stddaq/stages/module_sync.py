@@ -133,7 +133,7 @@ class ModuleSync(Stage):
             return
         for at in np.flatnonzero(joined["n_missing_modules"]).tolist():
             image_id = int(joined["image_id"][at])
-            if not ring.is_reused(image_id):
+            if not ring.is_reused(image_id, int(joined["epoch"][at])):
                 for module in self._synchronizer.missing_modules(at):
                     self._fill(ring, image_id, module)
         loop.publish(joined.size)

@@ -69,7 +69,7 @@ class UdpReceiver(ConvertingStage):
         Counter("late", "packets", "Packets dropped: their frame was finished.", loss=True),
         Counter("moved", "packets", "Packets that came out of order and were moved."),
         Counter("unplaced_frames", "frames", "Frames dropped: too late for the ring.", loss=True),
-        Counter("unannounced_frames", "frames", "Frames lost: no synchronizer took them.", loss=True),
+        Counter("unannounced_frames", "frames", "Frames lost: nobody took them in time.", loss=True),
         Counter("invalid_pixels", "pixels", "Pixels of an invalid gain stage: now NaN."),
         Counter("restarts", "restarts", "Times that a module's frame numbers started again."),
         Counter("no_ring", "packets", "Packets dropped: came while there was no ring.", loss=True),
@@ -178,8 +178,10 @@ class UdpReceiver(ConvertingStage):
         else:
             sources = workspace.events["source"][:n_events].tolist()
             for source, header in zip(sources, headers, strict=True):
-                self._owned[source].publish(int(header["image_id"]))
-                self._publish(self._out[source], header.tobytes())
+                if self._owned[source].publish(int(header["image_id"]), int(header["epoch"])):
+                    self._publish(self._out[source], header.tobytes())
+                else:  # ids started again: a converter would take the pixels of the new frame
+                    self.counters["unannounced_frames"] += 1
         workspace.n_events[0] = 0
 
     def _publish(self, out: "zmq.Socket[bytes]", data: bytes) -> bool:

@@ -59,6 +59,17 @@ def test_every_other_row_is_sent(pair: tuple["zmq.Socket[bytes]", "zmq.Socket[by
     assert take(there, 2) == [b"1", b"3"]
 
 
+def test_a_row_of_negative_length_is_left_out(
+    pair: tuple["zmq.Socket[bytes]", "zmq.Socket[bytes]"],
+) -> None:
+    out, there = pair
+    rows, lengths = rows_of(b"0", b"1", b"2")
+    lengths[1] = -1
+    assert send_rows(handle_of(out), rows, lengths, 0, 1) == 3
+    assert take(there, 2) == [b"0", b"2"]
+    assert not there.poll(50)
+
+
 def test_of_a_longer_message_the_length_is_told(
     pair: tuple["zmq.Socket[bytes]", "zmq.Socket[bytes]"],
 ) -> None:

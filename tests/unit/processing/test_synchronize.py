@@ -42,6 +42,7 @@ class JoinedImage:
     n_missing_packets: int
     missing_modules: tuple[int, ...]
     note: int
+    epoch: int = 0
 
 
 class Synchronizer:
@@ -63,7 +64,11 @@ class Synchronizer:
             assert one["n_missing_modules"] == len(missing)
             found.append(
                 JoinedImage(
-                    int(one["image_id"]), int(one["n_missing_packets"]), missing, int(one["header"][20])
+                    int(one["image_id"]),
+                    int(one["n_missing_packets"]),
+                    missing,
+                    int(one["header"][20]),
+                    int(one["epoch"]),
                 )
             )
         return found
@@ -205,6 +210,21 @@ def test_a_new_epoch_is_a_restart_and_frames_of_the_old_one_are_late() -> None:
     assert synchronizer.add(Frame(10, 1, epoch=3)) == []
     assert ids(synchronizer.add(Frame(9, 1, epoch=4))) == [9]
     assert (synchronizer.n_restarts, synchronizer.n_late) == (1, 1)
+
+
+def test_an_epoch_outlasts_frames_of_existing_programs_between() -> None:
+    synchronizer = Synchronizer(3, 5)
+    for frame in (Frame(5, 1), Frame(5, 0, epoch=3), Frame(6, 1), Frame(6, 1)):
+        assert synchronizer.add(frame) == []
+    images = synchronizer.add(Frame(5, 0, epoch=4))  # not the frame 0 of image 5 that came before
+    assert [(one.image_id, one.missing_modules, one.epoch) for one in images] == [
+        (5, (2,), 3),
+        (6, (0, 2), 0),
+    ]
+    assert (synchronizer.n_restarts, synchronizer.n_duplicate) == (1, 1)
+    synchronizer.add(Frame(5, 1))
+    (image,) = synchronizer.add(Frame(5, 2))
+    assert image.epoch == 4
 
 
 def test_within_an_epoch_a_lower_id_is_late_however_far_below() -> None:
