@@ -129,7 +129,10 @@ def _turn(
     source, target, turn_ns, clock, frames, counts, index, n_slots, numbers, is_there, template, arrays
 ):  # fmt: skip
     """Return how many frames and images are to be looked at; images -1: none, and frames 0 or -errno."""
-    places, state, newest, late_run, waiting, n_arrived, arrived, order, free, out, out_arrived = arrays
+    (
+        places, state, newest, late_run, waiting, n_arrived, arrived, order, free, out, out_arrived,
+        is_joined,
+    ) = arrays  # fmt: skip
     if source == 0:
         return 0, -1
     start_ns = monotonic_ns(clock)
@@ -145,7 +148,7 @@ def _turn(
         n_unmarked = state[_N_UNMARKED]
         n_joined = joining.take(
             frames[:n_frames], places, state, newest, late_run, waiting, n_arrived, arrived, order, free,
-            out, out_arrived,
+            out, out_arrived, is_joined,
         )  # fmt: skip
         if state[_N_UNMARKED] != n_unmarked or _is_module_missing(n_joined, out):
             return n_frames, n_joined

@@ -32,13 +32,18 @@ _MODULE_AT, _MARK_AT, _EPOCH_AT = (_fields[name][1] for name in ("module_id", "m
 
 @compiled
 def take(
-    frames, places, state, newest, late_run, waiting, n_arrived, arrived, order, free, out, out_arrived
+    frames, places, state, newest, late_run, waiting, n_arrived, arrived, order, free, out, out_arrived,
+    is_joined,
 ):  # fmt: skip
-    """Take frame headers, (n, 64) uint8, n may be 0; returns how many images stand in `out`."""
+    """Take frame headers, (n, 64) uint8, n may be 0; returns how many images stand in `out`.
+
+    `is_joined` gets which of the frames belong to an image: the others were dropped.
+    """
     n_out = np.int64(0)
     words = frames.view(np.int64)
     base = np.int64(frames.ctypes.data)
     for i in range(frames.shape[0]):
+        is_joined[i] = False
         image_id, missing = words[i, 0], words[i, 1]
         header = base + i * _HEADER_BYTES
         module = np.int64(places[read_u16(uintp(header + _MODULE_AT))])
@@ -73,6 +78,7 @@ def take(
         if arrived[entry, module >> 6] & bit:
             state[_N_DUPLICATE] += 1
             continue
+        is_joined[i] = True
         arrived[entry, module >> 6] |= bit
         n_arrived[entry] += 1
         waiting[entry, MISSING_PACKETS] += missing

@@ -51,6 +51,8 @@ class Synchronizer:
     ----------
     joined
         (m,) `JOINED`: the first of them are the images that were returned last.
+    is_joined
+        (`MAX_FRAMES`,) bool: which of the frames taken last belong to an image; the others were dropped.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Synchronizer:
         self._free = np.arange(capacity, dtype=np.int64)[::-1].copy()
         n_out = capacity + MAX_FRAMES
         self.joined = np.zeros(n_out, JOINED)
+        self.is_joined = np.zeros(MAX_FRAMES, np.bool_)
         self._out_arrived = np.zeros((n_out, n_words), np.uint64)
 
     @property
@@ -144,7 +147,7 @@ class Synchronizer:
 
     def flush(self) -> np.ndarray:
         """Release everything that waits, complete or not; as `take`."""
-        return self.joined[: joining.flush(*self.arrays()[1:])]
+        return self.joined[: joining.flush(*self.arrays()[1:-1])]
 
     def missing_modules(self, at: int) -> tuple[int, ...]:
         """Return the places of the modules that the `at`-th image returned last is missing."""
@@ -168,7 +171,7 @@ class Synchronizer:
         return (
             self._places, self._state, self._newest, self._late_run, _words(self._waiting),
             self._n_arrived, self._arrived, self._order, self._free, _words(self.joined),
-            self._out_arrived,
+            self._out_arrived, self.is_joined,
         )  # fmt: skip
 
 

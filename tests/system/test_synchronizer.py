@@ -205,6 +205,32 @@ def test_frames_of_both_kinds_and_missing_modules_in_one_batch(config: DaqConfig
     (SHM_DIR / config.segment("image")).unlink()  # stays for an existing program
 
 
+@pytest.mark.parametrize("dropped", ["late", "foreign", "duplicate"])
+def test_a_dropped_frame_of_an_existing_program_leaves_the_masks_alone(
+    config: DaqConfig, dropped: str
+) -> None:
+    n_slots, image_id = config.sizes.n_slots, config.sizes.n_slots + 3
+    with fed(config, idle_timeout_s=60) as (sync, feed, listener):
+        feed.send(headers_of(1, *range(N_MODULES)) + headers_of(3, *range(N_MODULES), epoch=0))
+        assert listener.ids(sync, 2) == [1, 3]
+        feed.write(image_id, 1, 44)
+        mask = np.array([0b1010], np.uint64)
+        feed.ring.note_missing(image_id, 0, mask)
+        first = np.frombuffer(headers_of(image_id, 0), FRAME_HEADER).copy()
+        first["n_missing_packets"] = 2
+        of_slot = {"late": 3, "foreign": 2**48 + (3 - 2**48) % n_slots, "duplicate": image_id}[dropped]
+        joined = headers_of(image_id, 1, epoch=0)
+        feed.announce(first.tobytes() + headers_of(of_slot, 0, epoch=0) + joined)
+        feed.announce(headers_of(image_id, *range(2, N_MODULES)))
+        assert listener.ids(sync, 3) == [1, 3, image_id]
+        assert feed.ring.missing_packets(image_id)[: mask.size].tolist() == mask.tolist()
+        wait_until(lambda: sync.last_incomplete_id == image_id, "it is counted")
+        assert np.flatnonzero(sync.last_missing_packets[0]).tolist() == [1, 3]
+        sync._tick()
+        assert sync.counters[dropped] == 1
+    (SHM_DIR / config.segment("image")).unlink()  # stays for an existing program
+
+
 def test_a_flood_keeps_it_neither_from_its_work_nor_from_stopping(config: DaqConfig) -> None:
     stop = threading.Event()
 
