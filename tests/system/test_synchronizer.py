@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ from tango_stddaq.stages.module_sync import ModuleSync
 from tango_stddaq.stages.udp_receiver import UdpReceiver
 from tests.conftest import eiger_config
 
-from .programs import wait_until
+from .programs import running as program
+from .programs import save, wait_until
 
 pytestmark = pytest.mark.system
 
@@ -40,8 +42,9 @@ N_MODULES = 4
 
 
 @contextmanager
-def running(stage: Stage) -> Iterator[None]:
-    stage.start()
+def running(stage: Stage, started: bool = True) -> Iterator[None]:
+    if started:
+        stage.start()
     try:
         yield
     finally:
@@ -60,12 +63,12 @@ def headers_of(image_id: int, *modules: int, epoch: int = 1) -> bytes:
 def test_frames_that_no_synchronizer_takes_are_counted(
     config: DaqConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect = channels.connect
+    connect = channels.connect_watched
 
-    def connect_narrow(kind: int, address: str, **more: Any) -> "zmq.Socket[bytes]":
-        return connect(kind, address, 2, **more)
+    def connect_narrow(kind: int, address: str) -> Any:
+        return connect(kind, address, 2)
 
-    monkeypatch.setattr(channels, "connect", connect_narrow)
+    monkeypatch.setattr(channels, "connect_watched", connect_narrow)
     receiver = UdpReceiver(config)
     owner = RingOwner.of_images(config, "image", N_MODULES * receiver.detector.layout.mask_words)
     sync: zmq.Socket[bytes] | None = None
@@ -102,6 +105,45 @@ def test_frames_that_no_synchronizer_takes_are_counted(
     assert counters["missing_packets"] == missing == len(faults.dropped)
     assert len({(int(h["image_id"]), int(h["module_id"])) for h in headers}) == headers.size
     assert {int(h["image_id"]) for h in headers[-2 * N_MODULES :]} <= set(range(sent - 4, sent + 1))
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_frames_announced_to_a_killed_synchronizer_are_counted_by_one_side(
+    config: DaqConfig, tmp_path: Path, comes_back: bool
+) -> None:
+    path = save(config, tmp_path / "config.json")
+    simulator, receiver, other = SimulatedDetector(config), UdpReceiver(config), ModuleSync(config)
+
+    def simulate(n_images: int, first_id: int) -> None:
+        simulator.run(n_images, 100, first_id=first_id)
+        n_frames = N_MODULES * (first_id + n_images - 1)
+        wait_until(lambda: receiver.counters["frames"] == n_frames, "all frames are finished")
+
+    with program(tmp_path / "sync.log", "stage", "module-sync", path) as sync, running(other, False):
+        sync.wait_for("[event] started")
+        with running(receiver):
+            wait_until(
+                lambda: receiver._sync is not None and receiver._sync.is_heard,
+                "they have found each other",
+            )
+            simulate(5, first_id=1)
+            time.sleep(0.2)
+            sync.process.kill()
+            wait_until(lambda: not receiver._sync.is_heard, "it sees that it is alone")
+            simulate(10, first_id=6)
+            if comes_back:
+                other.start()
+                wait_until(lambda: other.counters["overwritten"] == 10, "it got what had waited")
+                simulate(3, first_id=16)
+                wait_until(lambda: other.counters["complete"] == 3, "and what came since")
+        n_unread = 0 if comes_back else 10 * N_MODULES
+        assert receiver.counters["unread_frames"] == n_unread
+        text = f"{n_unread} frames were announced since the synchronizer went"
+        assert any(text in line for line in receiver.log_lines) is not comes_back
+        if not comes_back:
+            other.start()  # it removes what the killed one left
+            time.sleep(0.2)
+            assert other.counters["frames"] == 0
 
 
 class Listener:
