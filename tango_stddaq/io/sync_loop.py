@@ -107,8 +107,7 @@ class SyncLoop:
             self._index, self._n_slots, self._numbers, self._is_there, self._template,
             self._synchronizer.arrays(),
         )  # fmt: skip
-        if n_frames < 0:
-            zmq_calls.check(-n_frames)
+        zmq_calls.check(n_frames)
         if n_joined < 0:
             return None
         frames = self._frames[:n_frames].reshape(-1).view(FRAME_HEADER)
@@ -117,7 +116,7 @@ class SyncLoop:
     def publish(self, n_joined: int) -> None:
         """Publish and announce the first images of what the synchronizer joined last."""
         zmq_calls.check(
-            -_publish(
+            _publish(
                 n_joined, self._target, self._counts, self._index, self._n_slots, self._numbers,
                 self._is_there, self._template, self._synchronizer.arrays(),
             )
@@ -152,11 +151,11 @@ def _turn(
         )  # fmt: skip
         if state[_N_UNMARKED] != n_unmarked or _is_module_missing(n_joined, out):
             return n_frames, n_joined
-        errno = _publish(
+        n_sent = _publish(
             n_joined, target, counts, index, n_slots, numbers, is_there, template, arrays
         )  # fmt: skip
-        if errno < 0:
-            return errno, -1
+        if n_sent < 0:
+            return n_sent, -1
         if left_ns <= 0 or n_frames == 0 or counts[_INCOMPLETE]:
             return 0, -1  # what an image misses stands in the ring, and not for long
 
@@ -191,7 +190,7 @@ def _is_module_missing(n_joined, out):
 
 @compiled
 def _publish(n, target, counts, index, n_slots, numbers, is_there, template, arrays):
-    """Publish and announce `n` joined images; returns 0 or -errno.
+    """Publish and announce `n` joined images; returns how many were, or -errno.
 
     Of those that cannot be published consumers find out by themselves, but for one: where the slot is of
     the same id, since ids started again, they would take the new pixels. It is not announced.
@@ -217,5 +216,4 @@ def _publish(n, target, counts, index, n_slots, numbers, is_there, template, arr
             counts[_LAST] = ids[i]
         if not is_there[i] and is_of_other_epoch(index, n_slots, ids[i], epochs[i]):
             ends[i] = -1
-    n_sent = send_rows(target, messages, ends[:n], 0, 1)
-    return min(n_sent, 0)
+    return send_rows(target, messages, ends[:n], 0, 1)

@@ -41,16 +41,17 @@ def handle_of(socket: "zmq.Socket[bytes]") -> int:
     return int(socket.underlying)
 
 
-def check(errno: int) -> None:
-    """Raise for what a compiled loop found.
+def check(result: int) -> int:
+    """Return what a compiled loop returned, if it is no error.
 
     Raises
     ------
     ChannelError
-        Unless `errno` is 0, or one that means *later*.
+        If it is -errno, but for those that mean *later*.
     """
-    if errno not in (0, EAGAIN, EINTR):
-        raise ChannelError(f"ZeroMQ: {zmq.strerror(errno)}")
+    if result < 0 and -result not in (EAGAIN, EINTR):
+        raise ChannelError(f"ZeroMQ: {zmq.strerror(-result)}")
+    return result
 
 
 @inner

@@ -31,7 +31,7 @@ MAX_FRAMES: Final = 2048
 
 
 class Synchronizer:
-    """Collects frames and releases images.
+    """Collects frames and releases images: all memory of `joining.take`, and its counts.
 
     Parameters
     ----------
@@ -123,30 +123,8 @@ class Synchronizer:
         """Images of which nothing came: gaps in the ids."""
         return self._count("n_skipped")
 
-    def take(self, headers: np.ndarray, now_ns: int = 0) -> np.ndarray:
-        """Take frames; return the images that may go on now, in order.
-
-        Parameters
-        ----------
-        headers
-            (n,) `FRAME_HEADER`, contiguous, n <= `MAX_FRAMES`.
-        now_ns
-            When they came, by a clock that does not go back.
-
-        Returns
-        -------
-        np.ndarray
-            (m,) `JOINED`, valid until the next call.
-        """
-        if headers.size > MAX_FRAMES:
-            raise ValueError(f"{headers.size} frames at once; allowed are {MAX_FRAMES}")
-        self._state[STATE["now_ns"]] = now_ns
-        # A view: a copy of structured records would leave out the bytes between their fields.
-        frames = headers.view(np.uint8).reshape(-1, FRAME_HEADER_BYTES)
-        return self.joined[: joining.take(frames, *self.arrays())]
-
     def flush(self) -> np.ndarray:
-        """Release everything that waits, complete or not; as `take`."""
+        """Release all that waits, complete or not; returns the images, valid until the next call."""
         return self.joined[: joining.flush(*self.arrays()[1:-1])]
 
     def missing_modules(self, at: int) -> tuple[int, ...]:

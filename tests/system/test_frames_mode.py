@@ -1,8 +1,7 @@
 """Receiver to frame ring, converter to image ring: either half may be an existing program."""
 
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from tango_stddaq.model import Image
 from tango_stddaq.processing.slots import INDEX_ENTRY, INDEX_HEADER, claim_slot
 from tango_stddaq.sim.detector import SimulatedDetector
 from tango_stddaq.sim.faults import Faults
-from tango_stddaq.stages.base import Stage
 from tango_stddaq.stages.data_convert import DataConvert
 from tango_stddaq.stages.file_writer import FileWriter
 from tango_stddaq.stages.module_sync import ModuleSync
@@ -28,22 +26,12 @@ from tango_stddaq.stages.udp_receiver import ReceiveMode, UdpReceiver
 from tango_stddaq.stages.writer_driver import WriterDriver
 from tests.conftest import EIGER_POSITIONS
 from tests.system.masks import check_masks
+from tests.system.stages import running
 from tests.system.test_detectors import config_of
 
 pytestmark = pytest.mark.system
 
 N_IMAGES = 6
-
-
-@contextmanager
-def running(*stages: Stage) -> Iterator[None]:
-    try:
-        for stage in stages:
-            stage.start()
-        yield
-    finally:
-        for stage in reversed(stages):
-            stage.stop()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +28,17 @@ from tango_stddaq.processing.slots import (
 )
 from tango_stddaq.sim.detector import SimulatedDetector
 from tango_stddaq.sim.faults import Faults
-from tango_stddaq.stages.base import Stage
 from tango_stddaq.stages.module_sync import ModuleSync
 from tango_stddaq.stages.udp_receiver import UdpReceiver
 from tests.conftest import eiger_config
 
 from .programs import running as program
 from .programs import save, wait_until
+from .stages import running
 
 pytestmark = pytest.mark.system
 
 N_MODULES = 4
-
-
-@contextmanager
-def running(stage: Stage, started: bool = True) -> Iterator[None]:
-    if started:
-        stage.start()
-    try:
-        yield
-    finally:
-        stage.stop()
 
 
 def headers_of(image_id: int, *modules: int, epoch: int = 1) -> bytes:
@@ -119,7 +109,9 @@ def test_frames_announced_to_a_killed_synchronizer_are_counted_by_one_side(
         n_frames = N_MODULES * (first_id + n_images - 1)
         wait_until(lambda: receiver.counters["frames"] == n_frames, "all frames are finished")
 
-    with program(tmp_path / "sync.log", "stage", "module-sync", path) as sync, running(other, False):
+    with ExitStack() as stack:
+        stack.callback(other.stop)
+        sync = stack.enter_context(program(tmp_path / "sync.log", "stage", "module-sync", path))
         sync.wait_for("[event] started")
         with running(receiver):
             wait_until(

@@ -113,9 +113,9 @@ def test_an_error_is_raised_and_later_is_none(
     found = receive_rows(handle_of(out), 0, rows, lengths)  # a PUSH socket receives nothing
     assert found < 0
     with pytest.raises(ChannelError, match="ZeroMQ: "):
-        zmq_calls.check(-found)
-    for errno in (0, zmq_calls.EAGAIN, zmq_calls.EINTR):
-        zmq_calls.check(errno)
+        zmq_calls.check(found)
+    for result in (0, 7, -zmq_calls.EAGAIN, -zmq_calls.EINTR):
+        assert zmq_calls.check(result) == result
 
 
 def test_what_zmq_poll_writes_to_is_not_freed_before(
