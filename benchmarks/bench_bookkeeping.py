@@ -21,6 +21,7 @@ from tango_stddaq.detectors.layout import FRAME_HEADER, HEADER_MARK
 from tango_stddaq.detectors.registry import detector_of
 from tango_stddaq.io import channels
 from tango_stddaq.io.preflight import Request
+from tango_stddaq.io.ring import RingWriter
 from tango_stddaq.io.zmq_calls import handle_of, receive_rows
 from tango_stddaq.processing.acquisition import Account, DriverStatus
 from tango_stddaq.stages.module_sync import ModuleSync
@@ -96,7 +97,7 @@ def forget(driver: WriterDriver) -> None:
 
 
 class Headers:
-    """Frame headers of all modules, without frames."""
+    """Frame headers of all modules, without frames: slots are claimed for them, and not written."""
 
     def __init__(self, data: dict[str, Any]) -> None:
         config: DaqConfig = config_module.from_dict(data)
@@ -106,16 +107,19 @@ class Headers:
             for _ in range(N_RECEIVERS)
         ]
         self.parts = np.array_split(np.array(modules), N_RECEIVERS)
+        sizes = config.sizes
+        self.ring = RingWriter.attach(config.segment("image"), sizes.n_slots, sizes.slot_bytes)
         self.next_id = 1
         time.sleep(0.5)
 
     def send(self, n: int) -> None:
         """Send the headers of the next images, a message of each receiver."""
         ids = np.arange(self.next_id, self.next_id + n)
+        epochs = [self.ring.claim(image_id) for image_id in ids.tolist()]
         for out, modules in zip(self.sockets, self.parts, strict=True):
             headers = np.zeros((n, modules.size), FRAME_HEADER)
             headers["image_id"], headers["module_id"] = ids[:, None], modules[None, :]
-            headers["mark"], headers["epoch"] = HEADER_MARK, 1
+            headers["mark"], headers["epoch"] = HEADER_MARK, np.array(epochs)[:, None]
             out.send(headers.tobytes())
         self.next_id += n
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from tango_stddaq.errors import ChannelError
 
@@ -100,6 +101,14 @@ def connect_watched(
     events = handle.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
     _connect(handle, address)
     return handle, events
+
+
+def is_connected(events: "zmq.Socket[bytes]", before: bool) -> bool:
+    """Return whether a peer is there, by what the second socket of `connect_watched` has told since."""
+    while events.poll(0):
+        event = parse_monitor_message(events.recv_multipart())["event"]
+        before = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+    return before
 
 
 def _connect(handle: zmq.Socket[bytes], address: str) -> None:

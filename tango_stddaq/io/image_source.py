@@ -75,9 +75,7 @@ class MetadataSource:
         ChannelError
             If the socket fails.
         """
-        n = int(receive_rows(handle_of(self._socket), timeout_ms, rows, lengths))
-        zmq_calls.check(-min(n, 0))
-        return n
+        return zmq_calls.check(int(receive_rows(handle_of(self._socket), timeout_ms, rows, lengths)))
 
     def close(self) -> None:
         """Stop listening."""

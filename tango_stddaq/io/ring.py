@@ -137,21 +137,18 @@ class RingOwner(MappedRing):
         self._claims[slot] = WRITING | epoch << EPOCH_SHIFT | image_id & ID_MASK
         return self._slots[slot]
 
-    def publish(self, image_id: int) -> bool:
+    def publish(self, image_id: int, epoch: int = NO_EPOCH) -> bool:
         """Declare the pixels of `image_id` complete; readers may have them from now on.
 
         Returns
         -------
         bool
-            False if the slot is being written for another image already: nothing is published then.
+            False if the slot is of another image already, be it one of the same id but another epoch:
+            nothing is published then.
         """
-        return bool(self.publish_all(np.array([image_id], np.uint64).view(np.int64))[0])
-
-    def publish_all(self, ids: np.ndarray) -> np.ndarray:
-        """Publish several images: (n,) int64 ids, returns (n,) bool; as `publish`."""
-        published = np.zeros(ids.size, bool)
-        publish_slots(self.index_address, self.n_slots, ids, published)
-        return published
+        ids, published = np.array([image_id], np.uint64).view(np.int64), np.zeros(1, bool)
+        publish_slots(self.index_address, self.n_slots, ids, np.array([epoch]), published)
+        return bool(published[0])
 
     def keep(self) -> None:
         """Leave the data segment behind at the end, as existing programs do.
@@ -162,9 +159,11 @@ class RingOwner(MappedRing):
         self._remove_data = False
         self._header["adopted"] = True
 
-    def is_reused(self, image_id: int) -> bool:
-        """Return whether the slot is being written for another image already."""
+    def is_reused(self, image_id: int, epoch: int = NO_EPOCH) -> bool:
+        """Return whether the slot is of another image already, as for `publish`."""
         claim = int(self._claims[image_id % self.n_slots])
+        if epoch != NO_EPOCH:
+            return claim & ~WRITING != epoch << EPOCH_SHIFT | image_id & ID_MASK
         return bool(claim & WRITING) and claim & ID_MASK != image_id & ID_MASK
 
     def close(self) -> None:

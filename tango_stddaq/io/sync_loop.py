@@ -15,7 +15,7 @@ from tango_stddaq.processing.clock import monotonic_ns
 from tango_stddaq.processing.compiled import compiled, inner
 from tango_stddaq.processing.joining import STATE
 from tango_stddaq.processing.metadata_template import MetadataTemplate, encode_rows
-from tango_stddaq.processing.slots import publish_slots
+from tango_stddaq.processing.slots import is_of_other_epoch, publish_slots
 from tango_stddaq.processing.synchronize import MAX_FRAMES, Synchronizer
 
 _MAX_MESSAGES: Final = 256
@@ -44,7 +44,7 @@ class SyncLoop:
     Attributes
     ----------
     counts
-        What happened since `forget_counts`: frames and malformed messages taken; images announced,
+        What happened since `forget_counts`: frames and malformed messages taken; images that went on,
         those of them whose slot held them still (*published*), those of these with packets missing;
         frames that never came; the id of the last incomplete image, or -1.
     """
@@ -64,7 +64,7 @@ class SyncLoop:
         )
         n_joined = synchronizer.joined.shape[0]
         self._frames = np.zeros((MAX_FRAMES, FRAME_HEADER_BYTES), np.uint8)
-        self._numbers = np.zeros((3, n_joined), np.int64)
+        self._numbers = np.zeros((4, n_joined), np.int64)
         self._is_there = np.zeros(n_joined, np.bool_)
         self._template = template.arrays(n_joined)
         self._counts = np.zeros(len(_COUNTS), np.int64)
@@ -107,8 +107,7 @@ class SyncLoop:
             self._index, self._n_slots, self._numbers, self._is_there, self._template,
             self._synchronizer.arrays(),
         )  # fmt: skip
-        if n_frames < 0:
-            zmq_calls.check(-n_frames)
+        zmq_calls.check(n_frames)
         if n_joined < 0:
             return None
         frames = self._frames[:n_frames].reshape(-1).view(FRAME_HEADER)
@@ -117,7 +116,7 @@ class SyncLoop:
     def publish(self, n_joined: int) -> None:
         """Publish and announce the first images of what the synchronizer joined last."""
         zmq_calls.check(
-            -_publish(
+            _publish(
                 n_joined, self._target, self._counts, self._index, self._n_slots, self._numbers,
                 self._is_there, self._template, self._synchronizer.arrays(),
             )
@@ -129,7 +128,10 @@ def _turn(
     source, target, turn_ns, clock, frames, counts, index, n_slots, numbers, is_there, template, arrays
 ):  # fmt: skip
     """Return how many frames and images are to be looked at; images -1: none, and frames 0 or -errno."""
-    places, state, newest, late_run, waiting, n_arrived, arrived, order, free, out, out_arrived = arrays
+    (
+        places, state, newest, late_run, waiting, n_arrived, arrived, order, free, out, out_arrived,
+        is_joined,
+    ) = arrays  # fmt: skip
     if source == 0:
         return 0, -1
     start_ns = monotonic_ns(clock)
@@ -145,15 +147,15 @@ def _turn(
         n_unmarked = state[_N_UNMARKED]
         n_joined = joining.take(
             frames[:n_frames], places, state, newest, late_run, waiting, n_arrived, arrived, order, free,
-            out, out_arrived,
+            out, out_arrived, is_joined,
         )  # fmt: skip
         if state[_N_UNMARKED] != n_unmarked or _is_module_missing(n_joined, out):
             return n_frames, n_joined
-        errno = _publish(
+        n_sent = _publish(
             n_joined, target, counts, index, n_slots, numbers, is_there, template, arrays
         )  # fmt: skip
-        if errno < 0:
-            return errno, -1
+        if n_sent < 0:
+            return n_sent, -1
         if left_ns <= 0 or n_frames == 0 or counts[_INCOMPLETE]:
             return 0, -1  # what an image misses stands in the ring, and not for long
 
@@ -188,17 +190,21 @@ def _is_module_missing(n_joined, out):
 
 @compiled
 def _publish(n, target, counts, index, n_slots, numbers, is_there, template, arrays):
-    """Publish and announce `n` joined images; returns 0 or -errno."""
+    """Publish and announce `n` joined images; returns how many were, or -errno.
+
+    Of those that cannot be published consumers find out by themselves, but for one: where the slot is of
+    the same id, since ids started again, they would take the new pixels. It is not announced.
+    """
     shared, key, rows, messages, ends = template
     state, out = arrays[1], arrays[9]
     if n == 0 or target == 0:
         return 0
-    ids, n_missing, n_modules = numbers[0, :n], numbers[1, :n], numbers[2, :n]
+    ids, n_missing, n_modules, epochs = numbers[0, :n], numbers[1, :n], numbers[2, :n], numbers[3, :n]
     for i in range(n):
-        ids[i] = out[i, joining.ID]
+        ids[i], epochs[i] = out[i, joining.ID], out[i, joining.EPOCH]
         n_modules[i] = out[i, joining.MISSING_MODULES]
         n_missing[i] = out[i, joining.MISSING_PACKETS] + n_modules[i] * state[_PACKETS]
-    publish_slots(index, n_slots, ids, is_there[:n])
+    publish_slots(index, n_slots, ids, epochs, is_there[:n])
     headers = out.view(np.uint8)[:n, _HEADER_AT:]
     encode_rows(ids, n_missing, n_modules, headers, shared, key, rows, messages, ends)
     counts[_IMAGES] += n
@@ -208,5 +214,6 @@ def _publish(n, target, counts, index, n_slots, numbers, is_there, template, arr
         if is_there[i] and n_missing[i] > 0:
             counts[_INCOMPLETE] += 1
             counts[_LAST] = ids[i]
-    n_sent = send_rows(target, messages, ends[:n], 0, 1)
-    return min(n_sent, 0)
+        if not is_there[i] and is_of_other_epoch(index, n_slots, ids[i], epochs[i]):
+            ends[i] = -1
+    return send_rows(target, messages, ends[:n], 0, 1)

@@ -41,16 +41,17 @@ def handle_of(socket: "zmq.Socket[bytes]") -> int:
     return int(socket.underlying)
 
 
-def check(errno: int) -> None:
-    """Raise for what a compiled loop found.
+def check(result: int) -> int:
+    """Return what a compiled loop returned, if it is no error.
 
     Raises
     ------
     ChannelError
-        Unless `errno` is 0, or one that means *later*.
+        If it is -errno, but for those that mean *later*.
     """
-    if errno not in (0, EAGAIN, EINTR):
-        raise ChannelError(f"ZeroMQ: {zmq.strerror(errno)}")
+    if result < 0 and -result not in (EAGAIN, EINTR):
+        raise ChannelError(f"ZeroMQ: {zmq.strerror(-result)}")
+    return result
 
 
 @inner
@@ -110,9 +111,15 @@ def receive_rows(handle, timeout_ms, rows, lengths):
 
 @compiled
 def send_rows(handle, rows, lengths, first, step):
-    """Send every `step`-th row from `first` on until one must wait; returns how many went, or -errno."""
+    """Send every `step`-th row from `first` on until one must wait; returns how many went, or -errno.
+
+    A row of negative length goes nowhere.
+    """
     n_sent = 0
     for row in range(first, lengths.shape[0], step):
+        if lengths[row] < 0:
+            n_sent += 1
+            continue
         n = send(handle, np.int64(rows.ctypes.data) + row * rows.shape[1], lengths[row])
         while n == -EINTR:
             n = send(handle, np.int64(rows.ctypes.data) + row * rows.shape[1], lengths[row])

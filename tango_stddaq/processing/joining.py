@@ -23,7 +23,7 @@ N_STATE: Final = len(_NAMES)
     _N_WAITING, _HEAD, _RELEASED, _N_MODULES, _QUEUE_SIZE, _PACKETS, _NOW_NS, _PATIENCE_NS, _MAX_WAITING,
 ) = range(N_STATE)  # fmt: skip
 
-ID, MISSING_PACKETS, MISSING_MODULES, SINCE_NS, HEADER = range(5)
+ID, MISSING_PACKETS, MISSING_MODULES, SINCE_NS, EPOCH, HEADER = range(6)
 """Words of a `synchronize.JOINED` record."""
 _HEADER_BYTES: Final = FRAME_HEADER.itemsize
 _fields = FRAME_HEADER.fields or {}
@@ -32,13 +32,18 @@ _MODULE_AT, _MARK_AT, _EPOCH_AT = (_fields[name][1] for name in ("module_id", "m
 
 @compiled
 def take(
-    frames, places, state, newest, late_run, waiting, n_arrived, arrived, order, free, out, out_arrived
+    frames, places, state, newest, late_run, waiting, n_arrived, arrived, order, free, out, out_arrived,
+    is_joined,
 ):  # fmt: skip
-    """Take frame headers, (n, 64) uint8, n may be 0; returns how many images stand in `out`."""
+    """Take frame headers, (n, 64) uint8, n may be 0; returns how many images stand in `out`.
+
+    `is_joined` gets which of the frames belong to an image: the others were dropped.
+    """
     n_out = np.int64(0)
     words = frames.view(np.int64)
     base = np.int64(frames.ctypes.data)
     for i in range(frames.shape[0]):
+        is_joined[i] = False
         image_id, missing = words[i, 0], words[i, 1]
         header = base + i * _HEADER_BYTES
         module = np.int64(places[read_u16(uintp(header + _MODULE_AT))])
@@ -65,16 +70,19 @@ def take(
                 newest[m], late_run[m] = -1, 0
             state[_N_RESTARTS] += 1
         state[_WAS_IDLE] = 0
-        state[_EPOCH] = epoch
+        if epoch != NO_EPOCH or verdict == _AGAIN:
+            state[_EPOCH] = epoch
         _note_forward(image_id, module, newest, late_run)
         entry = _entry_of(image_id, header, state, waiting, n_arrived, arrived, order, free)
         bit = uint64(1) << uint64(module & 63)
         if arrived[entry, module >> 6] & bit:
             state[_N_DUPLICATE] += 1
             continue
+        is_joined[i] = True
         arrived[entry, module >> 6] |= bit
         n_arrived[entry] += 1
         waiting[entry, MISSING_PACKETS] += missing
+        waiting[entry, EPOCH] = max(waiting[entry, EPOCH], epoch)
         if n_arrived[entry] == state[_N_MODULES] or state[_N_WAITING] > state[_QUEUE_SIZE]:
             n_out = _release_ready(
                 n_out, state, waiting, n_arrived, arrived, order, free, out, out_arrived
@@ -155,6 +163,7 @@ def _entry_of(image_id, header, state, waiting, n_arrived, arrived, order, free)
     waiting[entry, ID] = image_id
     waiting[entry, MISSING_PACKETS] = 0
     waiting[entry, SINCE_NS] = state[_NOW_NS]
+    waiting[entry, EPOCH] = NO_EPOCH
     kept = np.int64(waiting.ctypes.data) + 8 * (entry * waiting.shape[1] + HEADER)
     memcpy(uintp(kept), uintp(header), uintp(_HEADER_BYTES))
     n_arrived[entry] = 0

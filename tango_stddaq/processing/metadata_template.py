@@ -50,31 +50,6 @@ class MetadataTemplate:
         rows = [] if fields is None else [field.row(frame_header) for field in fields.fields]
         self._rows = np.array(rows, np.int64).reshape(-1, 5)
 
-    def encode(
-        self,
-        ids: np.ndarray,
-        n_missing_packets: np.ndarray,
-        n_missing_modules: np.ndarray,
-        headers: np.ndarray,
-    ) -> list[bytes]:
-        """Serialize the metadata of images.
-
-        Parameters
-        ----------
-        ids, n_missing_packets, n_missing_modules
-            (n,) int64; an image is good if nothing is missing.
-        headers
-            (n, 64) uint8: a frame header of each image.
-
-        Returns
-        -------
-        list of bytes
-            A message for each.
-        """
-        shared, key, rows, out, ends = self.arrays(ids.size)
-        encode_rows(ids, n_missing_packets, n_missing_modules, headers, shared, key, rows, out, ends)
-        return [out[i, :end].tobytes() for i, end in enumerate(ends.tolist())]
-
     def arrays(self, n: int) -> tuple[np.ndarray, int, np.ndarray, np.ndarray, np.ndarray]:
         """Return what `encode_rows` takes from its fifth argument on, with room for `n` messages."""
         out, ends = np.zeros((n, _MAX_BYTES), np.uint8), np.zeros(n, np.int64)
@@ -114,7 +89,17 @@ def _read(headers, i, row):
 
 @compiled
 def encode_rows(ids, n_missing_packets, n_missing_modules, headers, shared, key, rows, out, ends):
-    """Serialize the metadata of images into the rows of `out`; `ends` get their lengths."""
+    """Serialize the metadata of images into the rows of `out`; `ends` get their lengths.
+
+    Parameters
+    ----------
+    ids, n_missing_packets, n_missing_modules
+        (n,) int64; an image is good if nothing is missing.
+    headers
+        (n, 64) uint8: a frame header of each image.
+    shared, key, rows, out, ends
+        What `MetadataTemplate.arrays` returns.
+    """
     for i in range(ids.shape[0]):
         at = _put_field(out, i, np.int64(0), _ID_KEY, uint64(ids[i]))
         for k in range(shared.shape[0]):

@@ -81,7 +81,8 @@ def prepare() -> None:
     first_epoch(header, 1)
     joined_epoch(header, 0, 1, 1)
     claim_slot(entry, 1, next_epoch(header, 0))
-    publish_slots(header, 1, np.array([1], np.int64), np.zeros(1, bool))
+    one = np.ones(1, np.int64)
+    publish_slots(header, 1, one, one, np.zeros(1, bool))
 
 
 def masks_offset(n_slots: int) -> int:
@@ -134,17 +135,22 @@ def holds_slot(entry: int, image_id: int, epoch: int) -> bool:
 
 
 @compiled
-def publish_slots(index: int, n_slots: int, ids: np.ndarray, published: np.ndarray) -> None:
+def publish_slots(
+    index: int, n_slots: int, ids: np.ndarray, epochs: np.ndarray, published: np.ndarray
+) -> None:
     """Declare the pixels of images complete: turn their claims into published ones.
+
+    An image of an epoch lies only where it was claimed for: the slot may hold the image of the same id
+    since ids started again, and nothing since its owner was restarted.
 
     Parameters
     ----------
     index
         Address of the index header.
-    ids
-        (n,) int64 image ids.
+    ids, epochs
+        (n,) int64 each; `NO_EPOCH` if it is not known.
     published
-        (n,) bool, gets whether each was; False if its slot is being written for another image already.
+        (n,) bool, gets whether each was; False if its slot is of another image already.
     """
     entries = index + _HEADER_BYTES
     for i in range(ids.shape[0]):
@@ -153,6 +159,8 @@ def publish_slots(index: int, n_slots: int, ids: np.ndarray, published: np.ndarr
         claim = load_u64(uintp(entry))
         epoch = (claim >> _EPOCH_SHIFT) & _EPOCH_MASK
         published[i] = False
+        if epochs[i] != NO_EPOCH and not _is_for(claim, ids[i], epochs[i]):
+            continue
         if claim & _ID_MASK != image_id & _ID_MASK:
             if claim & _WRITING:
                 continue
@@ -164,6 +172,24 @@ def publish_slots(index: int, n_slots: int, ids: np.ndarray, published: np.ndarr
         if swap_u64_if(uintp(entry), claim, now):
             write_u64(uintp(index + HEAD_OFFSET), now)
             published[i] = True
+
+
+@inner
+def _is_for(claim: int, image_id: int, epoch: int) -> bool:
+    wanted = (uint64(epoch) << _EPOCH_SHIFT) | (uint64(image_id) & _ID_MASK)
+    return claim == wanted or claim == (wanted | _WRITING)
+
+
+@compiled
+def is_of_other_epoch(index: int, n_slots: int, image_id: int, epoch: int) -> bool:
+    """Return whether a slot is of an image of this id, but of another epoch.
+
+    Who asks for it by its id gets the pixels of that one.
+    """
+    entry = index + _HEADER_BYTES + np.int64(uint64(image_id) % uint64(n_slots)) * _ENTRY_BYTES
+    claim = load_u64(uintp(entry))
+    is_same_id = claim & _ID_MASK == uint64(image_id) & _ID_MASK
+    return epoch != NO_EPOCH and is_same_id and not _is_for(claim, image_id, epoch)
 
 
 @compiled

@@ -19,17 +19,19 @@ JOINED: Final = np.dtype(
         ("n_missing_packets", "<i8"),
         ("n_missing_modules", "<i8"),
         ("since_ns", "<i8"),
+        ("epoch", "<i8"),
         ("header", "u1", FRAME_HEADER_BYTES),
     ]
 )
 """An image that goes on: packets missing in the frames that came, modules of which no frame came, the
-time at which the first frame came, and its header."""
+time at which the first frame came, the epoch of the image (0 where only existing programs sent frames),
+and the header of the first frame."""
 MAX_FRAMES: Final = 2048
 """Frames joined in one call of the compiled loop."""
 
 
 class Synchronizer:
-    """Collects frames and releases images.
+    """Collects frames and releases images: all memory of `joining.take`, and its counts.
 
     Parameters
     ----------
@@ -49,6 +51,8 @@ class Synchronizer:
     ----------
     joined
         (m,) `JOINED`: the first of them are the images that were returned last.
+    is_joined
+        (`MAX_FRAMES`,) bool: which of the frames taken last belong to an image; the others were dropped.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Synchronizer:
         self._free = np.arange(capacity, dtype=np.int64)[::-1].copy()
         n_out = capacity + MAX_FRAMES
         self.joined = np.zeros(n_out, JOINED)
+        self.is_joined = np.zeros(MAX_FRAMES, np.bool_)
         self._out_arrived = np.zeros((n_out, n_words), np.uint64)
 
     @property
@@ -118,31 +123,9 @@ class Synchronizer:
         """Images of which nothing came: gaps in the ids."""
         return self._count("n_skipped")
 
-    def take(self, headers: np.ndarray, now_ns: int = 0) -> np.ndarray:
-        """Take frames; return the images that may go on now, in order.
-
-        Parameters
-        ----------
-        headers
-            (n,) `FRAME_HEADER`, contiguous, n <= `MAX_FRAMES`.
-        now_ns
-            When they came, by a clock that does not go back.
-
-        Returns
-        -------
-        np.ndarray
-            (m,) `JOINED`, valid until the next call.
-        """
-        if headers.size > MAX_FRAMES:
-            raise ValueError(f"{headers.size} frames at once; allowed are {MAX_FRAMES}")
-        self._state[STATE["now_ns"]] = now_ns
-        # A view: a copy of structured records would leave out the bytes between their fields.
-        frames = headers.view(np.uint8).reshape(-1, FRAME_HEADER_BYTES)
-        return self.joined[: joining.take(frames, *self.arrays())]
-
     def flush(self) -> np.ndarray:
-        """Release everything that waits, complete or not; as `take`."""
-        return self.joined[: joining.flush(*self.arrays()[1:])]
+        """Release all that waits, complete or not; returns the images, valid until the next call."""
+        return self.joined[: joining.flush(*self.arrays()[1:-1])]
 
     def missing_modules(self, at: int) -> tuple[int, ...]:
         """Return the places of the modules that the `at`-th image returned last is missing."""
@@ -166,10 +149,10 @@ class Synchronizer:
         return (
             self._places, self._state, self._newest, self._late_run, _words(self._waiting),
             self._n_arrived, self._arrived, self._order, self._free, _words(self.joined),
-            self._out_arrived,
+            self._out_arrived, self.is_joined,
         )  # fmt: skip
 
 
 def _words(joined: np.ndarray) -> np.ndarray:
-    """View `JOINED` records as (n, 12) 64-bit words: id, packets, modules, time, header."""
+    """View `JOINED` records as (n, 13) 64-bit words: id, packets, modules, time, epoch, header."""
     return joined.view(np.int64).reshape(-1, JOINED.itemsize // 8)

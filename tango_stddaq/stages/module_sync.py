@@ -107,10 +107,11 @@ class ModuleSync(Stage):
         now = time.monotonic()
         if special is not None:
             headers, joined = special
-            unmarked = headers[headers["mark"] != HEADER_MARK]
-            if unmarked.size and self._ring is not None:
+            is_unmarked = headers["mark"] != HEADER_MARK
+            if is_unmarked.any() and self._ring is not None:
                 self._ring.keep()  # an existing program writes into it, and outlives us
-                self._forget_masks(self._ring, unmarked)
+                is_joined = self._synchronizer.is_joined[: headers.size]
+                self._forget_masks(self._ring, headers[is_unmarked & is_joined])
             self._publish(joined)
         if n_frames:
             self._last_frame_s = now
@@ -119,7 +120,10 @@ class ModuleSync(Stage):
             self._synchronizer.idle()
 
     def _forget_masks(self, ring: RingOwner, headers: np.ndarray) -> None:
-        """Clear the masks of frames of existing programs: they only say how many packets are missing."""
+        """Clear the masks of frames of existing programs: they only say how many packets are missing.
+
+        Of frames that were joined: the slot of another one may be that of another image by now.
+        """
         nothing = np.zeros(self._mask_words, np.uint64)
         for image_id, module in zip(headers["image_id"].tolist(), headers["module_id"], strict=True):
             if module in self.detector.modules:
@@ -133,7 +137,7 @@ class ModuleSync(Stage):
             return
         for at in np.flatnonzero(joined["n_missing_modules"]).tolist():
             image_id = int(joined["image_id"][at])
-            if not ring.is_reused(image_id):
+            if not ring.is_reused(image_id, int(joined["epoch"][at])):
                 for module in self._synchronizer.missing_modules(at):
                     self._fill(ring, image_id, module)
         loop.publish(joined.size)

@@ -1,4 +1,4 @@
-"""The way to a module synchronizer, for stages that write into its ring and tell it so."""
+"""The ways to a module synchronizer, for stages that write into its ring and tell it so."""
 
 from contextlib import suppress
 
@@ -70,3 +70,45 @@ class SyncLink:
     def close(self) -> None:
         """Close the channel; rings are closed by who has them."""
         channels.close(self._out)
+
+
+class PatientLink:
+    """A channel to the synchronizer on which frames wait for one that is not there, and who is there.
+
+    Attributes
+    ----------
+    handle
+        PUSH socket.
+    is_heard
+        Whether a synchronizer is connected, as of the last `look`.
+    """
+
+    def __init__(self, config: DaqConfig, n_announced: int) -> None:
+        address = channels.ipc_address(config.detector_name, "sync")
+        self.handle, self._events = channels.connect_watched(zmq.PUSH, address)
+        self.is_heard = False
+        self._n_heard = n_announced
+
+    def look(self, n_announced: int) -> int:
+        """Note who is there now, and that so many frames were announced; do it every turn.
+
+        Returns
+        -------
+        int
+            Frames announced since a synchronizer was last seen.
+        """
+        self.is_heard = channels.is_connected(self._events, self.is_heard)
+        if self.is_heard:
+            self._n_heard = n_announced
+        return n_announced - self._n_heard
+
+    def count_anew(self, n_announced: int) -> None:
+        """Frames announced are counted from 0 again; so far there were so many."""
+        self._n_heard -= n_announced
+
+    def close(self) -> None:
+        """Close the channel; what waits is forgotten."""
+        if not self.handle.closed:
+            self.handle.disable_monitor()
+        channels.close(self._events)
+        channels.close(self.handle)

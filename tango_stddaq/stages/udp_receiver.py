@@ -20,10 +20,11 @@ from tango_stddaq.detectors.layout import Placement
 from tango_stddaq.io import channels
 from tango_stddaq.io.ring import RingOwner, RingWriter
 from tango_stddaq.io.udp import MAX_HEADERS, WANTED_BUFFER_BYTES, PacketLoop, UdpSocket
-from tango_stddaq.processing.assembly import Workspace
+from tango_stddaq.processing.assembly import COUNTERS, Workspace
 from tango_stddaq.processing.frame_headers import FrameHeaders
 from tango_stddaq.stages.base import TURN_S
 from tango_stddaq.stages.converting import ConvertingStage
+from tango_stddaq.stages.sync_link import PatientLink
 from tango_stddaq.stats import Counter
 
 
@@ -68,7 +69,13 @@ class UdpReceiver(ConvertingStage):
         Counter("late", "packets", "Packets dropped: their frame was finished.", loss=True),
         Counter("moved", "packets", "Packets that came out of order and were moved."),
         Counter("unplaced_frames", "frames", "Frames dropped: too late for the ring.", loss=True),
-        Counter("unannounced_frames", "frames", "Frames lost: no synchronizer took them.", loss=True),
+        Counter("unannounced_frames", "frames", "Frames lost: nobody took them in time.", loss=True),
+        Counter(
+            "unread_frames",
+            "frames",
+            "At the stop: announced while no synchronizer was there.",
+            loss=True,
+        ),
         Counter("invalid_pixels", "pixels", "Pixels of an invalid gain stage: now NaN."),
         Counter("restarts", "restarts", "Times that a module's frame numbers started again."),
         Counter("no_ring", "packets", "Packets dropped: came while there was no ring.", loss=True),
@@ -95,6 +102,7 @@ class UdpReceiver(ConvertingStage):
         self._owned: list[RingOwner] = []
         self._ring: RingWriter | None = None
         self._out: list[zmq.Socket[bytes]] = []
+        self._sync: PatientLink | None = None
         self._loop: PacketLoop | None = None
         self._drops_before = 0
         self._silent_s = 0.0
@@ -127,7 +135,8 @@ class UdpReceiver(ConvertingStage):
                 self._use_ring(workspace, source, ring, 0)
                 self._out.append(channels.bind(zmq.PUB, channels.ipc_address(name, str(module))))
         else:
-            self._out.append(channels.connect(zmq.PUSH, channels.ipc_address(name, "sync")))
+            self._sync = PatientLink(self.config, self._n_announced())
+            self._out.append(self._sync.handle)
             self._attach(sizes.n_slots, sizes.slot_bytes)
         self._loop = PacketLoop(
             workspace,
@@ -150,6 +159,8 @@ class UdpReceiver(ConvertingStage):
         if workspace is None or loop is None:
             return
         self._take_new_maps()
+        if self._sync is not None:
+            self._sync.look(self._n_announced())
         if self.mode is ReceiveMode.DIRECT and (self._ring is None or self._ring.retired):
             self._wait_for_ring()
             return
@@ -177,8 +188,10 @@ class UdpReceiver(ConvertingStage):
         else:
             sources = workspace.events["source"][:n_events].tolist()
             for source, header in zip(sources, headers, strict=True):
-                self._owned[source].publish(int(header["image_id"]))
-                self._publish(self._out[source], header.tobytes())
+                if self._owned[source].publish(int(header["image_id"]), int(header["epoch"])):
+                    self._publish(self._out[source], header.tobytes())
+                else:  # ids started again: a converter would take the pixels of the new frame
+                    self.counters["unannounced_frames"] += 1
         workspace.n_events[0] = 0
 
     def _publish(self, out: "zmq.Socket[bytes]", data: bytes) -> bool:
@@ -191,6 +204,20 @@ class UdpReceiver(ConvertingStage):
                     return False
             else:
                 return True
+
+    def _n_announced(self) -> int:
+        workspace = self._workspace
+        if workspace is None:
+            return 0
+        n_frames = int(workspace.counters[:, COUNTERS.index("frames")].sum())
+        return n_frames - int(workspace.n_events[0]) - self.counters["unannounced_frames"]
+
+    def _give_up_unread(self) -> None:
+        n_unread = self._sync.look(self._n_announced()) if self._sync is not None else 0
+        if n_unread:
+            self.counters["unread_frames"] += n_unread
+            text = f"{n_unread} frames were announced since the synchronizer went: none read them"
+            self.say(logging.WARNING, f"[event] {text}")
 
     def _attach(self, n_slots: int, slot_bytes: int) -> bool:
         if self._ring is not None:
@@ -259,6 +286,8 @@ class UdpReceiver(ConvertingStage):
             self.counters["kernel_drops"] = self._kernel_drops() - self._drops_before
 
     def _reset(self) -> None:
+        if self._sync is not None:
+            self._sync.count_anew(self._n_announced())
         self.missing_per_module[:] = 0
         if self._workspace is not None:
             self._workspace.counters[:] = 0
@@ -273,14 +302,17 @@ class UdpReceiver(ConvertingStage):
     def _close(self) -> None:
         if self._sockets:
             self._tick()
+            self._give_up_unread()
         self._loop = None
         for entry in self._sockets:
             entry.handle.close()
+        if self._sync is not None:
+            self._sync.close()
         for out in self._out:
             channels.close(out)
         for ring in self._owned:
             ring.close()
         if self._ring is not None:
             self._ring.close()
-        self._sockets, self._out, self._owned, self._ring = [], [], [], None
+        self._sockets, self._out, self._owned, self._ring, self._sync = [], [], [], None, None
         self._workspace = None

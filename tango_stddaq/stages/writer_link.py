@@ -74,8 +74,7 @@ class WriterLink:
         """
         self.pump()
         if not self._waiting and self._is_connected:
-            n_sent = send_rows(handle_of(self._out), rows, lengths, first, step)
-            zmq_calls.check(-min(n_sent, 0))
+            n_sent = zmq_calls.check(send_rows(handle_of(self._out), rows, lengths, first, step))
             if n_sent > 0:
                 self._last_writable_s = time.monotonic()
                 first += n_sent * step

@@ -21,10 +21,12 @@ from tango_stddaq.io.image_source import MetadataSource, PixelSource
 from tango_stddaq.model import Dtype, Image, PcoMetadata, Status
 from tango_stddaq.sim.camera import CameraFormat, SimulatedCamera
 from tango_stddaq.stages.array10_receiver import Array10Receiver
-from tango_stddaq.stages.base import Stage, StageState
+from tango_stddaq.stages.base import StageState
 from tango_stddaq.stages.bsread_receiver import BsreadReceiver
 from tango_stddaq.stages.camera_receiver import CameraReceiver
 from tango_stddaq.stages.file_writer import FileWriter
+
+from .stages import running
 
 pytestmark = pytest.mark.system
 
@@ -54,16 +56,6 @@ def wait_until(predicate: Any, timeout_s: float = 10.0) -> None:
     while not predicate():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.01)
-
-
-@contextmanager
-def running(stage: Stage) -> Iterator[None]:
-    stage.start()
-    try:
-        yield
-    finally:
-        stage.stop()
-    assert stage.error is None
 
 
 class Bench:

@@ -4,7 +4,6 @@ import json
 import re
 import signal
 import socket
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 
 from tango_stddaq.config import DaqConfig
 
-from .programs import refused, running, save, stddaq
+from .programs import PATIENCE_S, refused, running, save, stddaq
 
 pytestmark = pytest.mark.system
 
@@ -124,7 +123,7 @@ def test_senders_log_like_all_others(config_path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_senders_that_are_cut_short_say_what_they_sent(
-    config_path: Path, tmp_path: Path, number: int, code: int
+    config: DaqConfig, config_path: Path, tmp_path: Path, number: int, code: int
 ) -> None:
     stddaq("simulate", config_path, "-n", 50, "--record", tmp_path / "recording")
     calls = (
@@ -132,9 +131,15 @@ def test_senders_that_are_cut_short_say_what_they_sent(
         ("replay", tmp_path / "recording", "--config", config_path, "--rate", 1),
     )
     for call in calls:
-        with running(tmp_path / "log", *call) as program:
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as module,
+            running(tmp_path / "log", *call) as program,
+        ):
+            module.bind(("127.0.0.1", config.start_udp_port))
             program.wait_for("start of 50 images")
-            time.sleep(1.5)
+            module.settimeout(PATIENCE_S)  # it compiles before it sends
+            while int(np.frombuffer(module.recv(65_536), "<u8", 1)[0]) < 2:
+                pass  # when the second image comes the first one is counted
             assert program.end(number)[0] == code, program.output
             (line,) = [line for line in program.output.splitlines() if line.startswith("{")]
             sent = json.loads(line)["sent"]

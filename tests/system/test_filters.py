@@ -24,7 +24,8 @@ from tango_stddaq.stages.writer_driver import WriterDriver
 
 from .programs import refused as refused_call
 from .programs import running as program_running
-from .test_camera_receivers import running, wait_until
+from .stages import running
+from .test_camera_receivers import wait_until
 
 pytestmark = pytest.mark.system
 

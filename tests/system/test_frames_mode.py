@@ -1,8 +1,7 @@
 """Receiver to frame ring, converter to image ring: either half may be an existing program."""
 
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,14 @@ import pytest
 import zmq
 
 from tango_stddaq.config import DaqConfig
+from tango_stddaq.detectors.layout import FRAME_HEADER
+from tango_stddaq.io import channels
 from tango_stddaq.io.image_source import MetadataSource, PixelSource
 from tango_stddaq.io.preflight import Request
 from tango_stddaq.model import Image
+from tango_stddaq.processing.slots import INDEX_ENTRY, INDEX_HEADER, claim_slot
 from tango_stddaq.sim.detector import SimulatedDetector
 from tango_stddaq.sim.faults import Faults
-from tango_stddaq.stages.base import Stage
 from tango_stddaq.stages.data_convert import DataConvert
 from tango_stddaq.stages.file_writer import FileWriter
 from tango_stddaq.stages.module_sync import ModuleSync
@@ -25,22 +26,12 @@ from tango_stddaq.stages.udp_receiver import ReceiveMode, UdpReceiver
 from tango_stddaq.stages.writer_driver import WriterDriver
 from tests.conftest import EIGER_POSITIONS
 from tests.system.masks import check_masks
+from tests.system.stages import running
 from tests.system.test_detectors import config_of
 
 pytestmark = pytest.mark.system
 
 N_IMAGES = 6
-
-
-@contextmanager
-def running(*stages: Stage) -> Iterator[None]:
-    try:
-        for stage in stages:
-            stage.start()
-        yield
-    finally:
-        for stage in reversed(stages):
-            stage.stop()
 
 
 @pytest.mark.parametrize(
@@ -171,3 +162,34 @@ def test_a_synchronizer_that_comes_last_gets_no_image_without_its_pixels(detecto
 
 def height_times_width(config: DaqConfig) -> int:
     return config.image_pixel_height * config.image_pixel_width
+
+
+def test_a_frame_whose_slot_its_id_has_taken_again_is_not_announced(detector_name: str) -> None:
+    config = config_of(detector_name, "eiger", 514, 1030, 4, module_positions=EIGER_POSITIONS)
+    receiver = UdpReceiver(config, [0], ReceiveMode.FRAMES)
+    converter = channels.connect(zmq.SUB, channels.ipc_address(detector_name, "0"))
+    receiver._open()
+    try:
+        workspace, ring = receiver._workspace, receiver._owned[0]
+        assert workspace is not None
+        assert ring is not None
+        entry = ring.index_address + INDEX_HEADER.itemsize + 5 * INDEX_ENTRY.itemsize
+        assert ring.n_slots > 5
+        deadline_s = time.monotonic() + 10
+        epoch = 1
+        while not converter.poll(20):  # until they have found each other
+            assert time.monotonic() < deadline_s
+            assert claim_slot(entry, 5, epoch)
+            assert claim_slot(entry, 5, epoch + 1)
+            workspace.events[:2]["image_id"] = 5
+            workspace.events[:2]["epoch"] = epoch, epoch + 1
+            workspace.n_events[0] = 2
+            receiver._announce(workspace)
+            epoch += 2
+        headers = np.frombuffer(converter.recv(), FRAME_HEADER)
+        assert (headers["image_id"].tolist(), headers["epoch"].tolist()) == ([5], [epoch - 1])
+        assert not converter.poll(100)
+        assert receiver.counters["unannounced_frames"] == (epoch - 1) // 2
+    finally:
+        receiver._close()
+        channels.close(converter)

@@ -28,7 +28,8 @@ from tango_stddaq.stages.base import StageState
 from tango_stddaq.stages.bsread_receiver import BsreadReceiver
 from tango_stddaq.stages.live_stream import LiveStream
 
-from .test_camera_receivers import running, wait_until
+from .stages import running
+from .test_camera_receivers import wait_until
 
 pytestmark = pytest.mark.system
 

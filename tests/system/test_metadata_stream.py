@@ -17,7 +17,8 @@ from ..conftest import free_tcp_port
 from .programs import refused as refused_call
 from .programs import running as program_running
 from .programs import save
-from .test_camera_receivers import running, wait_until
+from .stages import running
+from .test_camera_receivers import wait_until
 
 pytestmark = pytest.mark.system
 

@@ -207,14 +207,20 @@ def test_receiver_in_frames_mode_serves_an_existing_converter(
     detector = SimulatedDetector(config)
     with running(tmp_path / "log", "stage", "udp-recv", config_path, module) as program:
         program.wait_for("[event] started")
-        time.sleep(0.7)  # the subscription has time to arrive
-        detector.run(n_images, 50.0)
+        first_id = 1
+        while not subscriber.poll(100):  # until its subscription has arrived
+            assert first_id < 200
+            detector.run(1, 50.0, first_id)
+            first_id += 1
+        detector.run(n_images, 50.0, first_id)
         ring = Path("/dev/shm", name)
         frame_bytes = 512 * 256 * 2
         assert ring.stat().st_size == -(-1000 * frame_bytes // 2**21) * 2**21
-        for image_id in range(1, n_images + 1):
-            assert subscriber.poll(10_000)
-            header = subscriber.recv()
+        for image_id in range(first_id, first_id + n_images):
+            header = bytes(8)
+            while int(np.frombuffer(header, "<u8", 1)[0]) < image_id:
+                assert subscriber.poll(10_000)
+                header = subscriber.recv()
             assert len(header) == 64
             assert np.frombuffer(header, "<u8", 2).tolist() == [image_id, 0]
             found_module, bit_depth = np.frombuffer(header, "<u2", 2, 16).tolist()

@@ -11,7 +11,8 @@ import pytest
 
 from tango_stddaq.stages.metadata_stream import MetadataStream
 
-from .test_camera_receivers import running, wait_until
+from .stages import running
+from .test_camera_receivers import wait_until
 from .test_live_stream import SHAPE, Bench, bench, picture, stream_config
 
 pytestmark = pytest.mark.system

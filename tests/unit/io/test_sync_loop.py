@@ -26,6 +26,7 @@ from tango_stddaq.processing.slots import (
     INDEX_ENTRY,
     INDEX_HEADER,
     MAX_IMAGE_ID,
+    claim_slot,
     index_bytes,
 )
 from tango_stddaq.processing.synchronize import MAX_FRAMES, Synchronizer
@@ -66,6 +67,16 @@ class Bench:
     @property
     def sockets(self) -> list["zmq.Socket[bytes]"]:
         return [self.feed, self.source, self.target, self.images]
+
+    def send(self, data: bytes) -> None:
+        """Send, and claim before what receivers of ours would have claimed."""
+        if len(data) % FRAME_HEADER_BYTES == 0:
+            for header in np.frombuffer(data, FRAME_HEADER):
+                image_id, epoch = int(header["image_id"]), int(header["epoch"])
+                if header["mark"] == HEADER_MARK and image_id <= MAX_IMAGE_ID:
+                    entry = self.index.ctypes.data + INDEX_HEADER.itemsize
+                    claim_slot(entry + image_id % N_SLOTS * INDEX_ENTRY.itemsize, image_id, epoch)
+        self.feed.send(data)
 
     def turn_until_done(self, n_taken: int) -> None:
         """Turn until so many frames and malformed messages were taken."""
@@ -125,7 +136,7 @@ def test_every_frame_and_image_is_in_one_bin(messages: list[bytes], in_one_go: b
     try:
         n_frames = n_malformed = 0
         for data in messages:
-            bench.feed.send(data)
+            bench.send(data)
             is_good = 0 < len(data) <= MAX_MESSAGE_BYTES and len(data) % FRAME_HEADER_BYTES == 0
             n_frames += len(data) // FRAME_HEADER_BYTES * is_good
             n_malformed += not is_good
@@ -135,14 +146,14 @@ def test_every_frame_and_image_is_in_one_bin(messages: list[bytes], in_one_go: b
         images = bench.flush()
         counts, found = bench.loop.counts, bench.synchronizer
         assert (counts["frames"], counts["malformed"]) == (n_frames, n_malformed)
-        assert counts["images"] == len(images)
-        n_missing = sum(image.n_missing_modules for image in images)
-        assert counts["missing_modules"] == n_missing
-        n_joined = len(MODULES) * len(images) - n_missing
+        n_joined = len(MODULES) * counts["images"] - counts["missing_modules"]
         assert n_joined + found.n_late + found.n_duplicate + found.n_foreign == n_frames
-        n_incomplete = sum(image.status is Status.MISSING_PACKETS for image in images)
-        assert counts["published"] == counts["images"]  # nobody claims a slot here
-        assert counts["incomplete"] == n_incomplete
+        n_lost = counts["images"] - counts["published"]  # of an older epoch, or a slot taken since
+        assert 0 <= counts["images"] - len(images) <= n_lost
+        if n_lost == 0:
+            assert counts["missing_modules"] == sum(image.n_missing_modules for image in images)
+            n_incomplete = sum(image.status is Status.MISSING_PACKETS for image in images)
+            assert counts["incomplete"] == n_incomplete
     finally:
         bench.close()
 
@@ -153,7 +164,7 @@ def test_the_longest_messages_fit_and_a_longer_one_is_malformed(bench: Bench) ->
         ids = range(first, first + n_images)
         data = headers_of(*((image_id, module, 1) for image_id in ids for module in MODULES))
         assert len(data) == MAX_MESSAGE_BYTES
-        bench.feed.send(data)
+        bench.send(data)
         bench.feed.send(data + data[:FRAME_HEADER_BYTES])
     bench.turn_until_done(8 * (n_images * len(MODULES) + 1))
     assert [image.image_id for image in bench.flush()] == list(range(8 * n_images))
@@ -163,7 +174,7 @@ def test_the_longest_messages_fit_and_a_longer_one_is_malformed(bench: Bench) ->
 
 def test_an_image_whose_slot_is_taken_is_announced_and_not_published(bench: Bench) -> None:
     bench.claims[5] = 1 << 63 | 1 << 48 | 5 + N_SLOTS
-    bench.feed.send(headers_of(*((image_id, module, 1) for image_id in (4, 5) for module in MODULES)))
+    bench.send(headers_of(*((image_id, module, 1) for image_id in (4, 5) for module in MODULES)))
     bench.turn_until_done(2 * len(MODULES))
     assert [image.image_id for image in bench.flush()] == [4, 5]
     assert (bench.loop.counts["images"], bench.loop.counts["published"]) == (2, 1)

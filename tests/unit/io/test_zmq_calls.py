@@ -59,6 +59,17 @@ def test_every_other_row_is_sent(pair: tuple["zmq.Socket[bytes]", "zmq.Socket[by
     assert take(there, 2) == [b"1", b"3"]
 
 
+def test_a_row_of_negative_length_is_left_out(
+    pair: tuple["zmq.Socket[bytes]", "zmq.Socket[bytes]"],
+) -> None:
+    out, there = pair
+    rows, lengths = rows_of(b"0", b"1", b"2")
+    lengths[1] = -1
+    assert send_rows(handle_of(out), rows, lengths, 0, 1) == 3
+    assert take(there, 2) == [b"0", b"2"]
+    assert not there.poll(50)
+
+
 def test_of_a_longer_message_the_length_is_told(
     pair: tuple["zmq.Socket[bytes]", "zmq.Socket[bytes]"],
 ) -> None:
@@ -102,9 +113,9 @@ def test_an_error_is_raised_and_later_is_none(
     found = receive_rows(handle_of(out), 0, rows, lengths)  # a PUSH socket receives nothing
     assert found < 0
     with pytest.raises(ChannelError, match="ZeroMQ: "):
-        zmq_calls.check(-found)
-    for errno in (0, zmq_calls.EAGAIN, zmq_calls.EINTR):
-        zmq_calls.check(errno)
+        zmq_calls.check(found)
+    for result in (0, 7, -zmq_calls.EAGAIN, -zmq_calls.EINTR):
+        assert zmq_calls.check(result) == result
 
 
 def test_what_zmq_poll_writes_to_is_not_freed_before(

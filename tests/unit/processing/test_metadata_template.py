@@ -22,6 +22,8 @@ from tango_stddaq.processing.metadata_template import MetadataTemplate
 from tango_stddaq.processing.slots import MAX_IMAGE_ID
 from tango_stddaq.sim import demo_config
 
+from ..detectors.announced import messages_of
+
 
 def template_of(name: str) -> tuple[MetadataTemplate, np.dtype, Sizes]:
     config = config_module.from_dict(demo_config.build(name, "TEMPLATE", 16, 1))
@@ -56,7 +58,8 @@ def test_the_bytes_are_those_of_protobuf(
     header = np.frombuffer(noise, np.uint8).copy().view(frame_header)
     header["mark"] = HEADER_MARK if is_marked else 0
     n_packets, n_modules = missing
-    (found,) = template.encode(
+    (found,) = messages_of(
+        template,
         np.array([image_id], np.int64),
         np.array([n_packets]),
         np.array([n_modules]),
@@ -83,7 +86,7 @@ def test_many_images_at_once() -> None:
     for n in (1, 3, 500, 2):
         ids = np.arange(n, dtype=np.int64)
         nothing = np.zeros(n, np.int64)
-        messages = template.encode(ids, nothing, nothing, np.zeros((n, 64), np.uint8))
+        messages = messages_of(template, ids, nothing, nothing, np.zeros((n, 64), np.uint8))
         images = [image_metadata.decode(message) for message in messages]
         assert [image.image_id for image in images] == ids.tolist()
         assert {image.shape for image in images} == {sizes.shape}

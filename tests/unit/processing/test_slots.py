@@ -61,7 +61,8 @@ def test_images_are_published_but_those_whose_slot_another_one_takes() -> None:
         assert slots.claim_slot(at + 4096 + slot * 32, image_id, 3)
     published = np.ones(4, bool)
     # 5 lost its slot to 9; 7 was written by an existing program, without a claim
-    slots.publish_slots(at, 4, np.array([4, 5, 6, 7]), published)
+    ids, epochs = np.array([4, 5, 6, 7]), np.array([3, 3, 0, 0])
+    slots.publish_slots(at, 4, ids, epochs, published)
     assert published.tolist() == [True, False, True, True]
     assert entries["claim"].tolist() == [3 << 48 | 4, WRITING | 3 << 48 | 9, 3 << 48 | 6, 7 << 48 | 7]
     assert entries["generation"].tolist() == [1, 0, 1, 1]
@@ -69,6 +70,23 @@ def test_images_are_published_but_those_whose_slot_another_one_takes() -> None:
     assert header["head"] == 7 << 48 | 7
     assert not slots.holds_slot(at + 4096, 4, 3)
     assert slots.holds_slot(at + 4096 + 32, 9, 3)
+
+
+@pytest.mark.parametrize(
+    "claim", [WRITING | 4 << 48 | 5, 4 << 48 | 5, EMPTY_CLAIM, WRITING | 3 << 48 | 9]
+)
+def test_an_image_of_an_epoch_is_published_only_where_it_was_claimed_for(claim: int) -> None:
+    index = np.zeros(4096 + 4 * 32, np.uint8)
+    entries = index[4096:].view(INDEX_ENTRY)
+    entries["claim"] = claim
+    published = np.ones(1, bool)
+    slots.publish_slots(index.ctypes.data, 4, np.array([5]), np.array([3]), published)
+    assert not published[0]
+    assert (int(entries["claim"][1]), int(entries["generation"][1])) == (claim, 0)
+    is_same_id = claim & 0xFFFF == 5
+    assert slots.is_of_other_epoch(index.ctypes.data, 4, 5, 3) is is_same_id
+    entries["claim"] = WRITING | 3 << 48 | 5
+    assert not slots.is_of_other_epoch(index.ctypes.data, 4, 5, 3)
 
 
 def test_two_receivers_make_one_new_epoch_and_never_zero() -> None:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tango_stddaq.detectors.layout import FRAME_HEADER, HEADER_MARK
+from tango_stddaq.detectors.layout import FRAME_HEADER, FRAME_HEADER_BYTES, HEADER_MARK
+from tango_stddaq.processing import joining
+from tango_stddaq.processing.joining import STATE
 from tango_stddaq.processing.slots import MAX_IMAGE_ID
 from tango_stddaq.processing.synchronize import MAX_FRAMES
 from tango_stddaq.processing.synchronize import Synchronizer as Compiled
@@ -42,6 +44,16 @@ class JoinedImage:
     n_missing_packets: int
     missing_modules: tuple[int, ...]
     note: int
+    epoch: int = 0
+
+
+def take(compiled: Compiled, headers: np.ndarray, now_ns: int = 0) -> np.ndarray:
+    """Join frames as the synchronizer's loop does; returns the images that may go on."""
+    arrays = compiled.arrays()
+    arrays[1][STATE["now_ns"]] = now_ns
+    # A view: a copy of structured records would leave out the bytes between their fields.
+    frames = headers.view(np.uint8).reshape(-1, FRAME_HEADER_BYTES)
+    return compiled.joined[: joining.take(frames, *arrays)]
 
 
 class Synchronizer:
@@ -51,7 +63,7 @@ class Synchronizer:
         self.compiled = Compiled(tuple(10 * m for m in range(n_modules)), queue_size, PACKETS_PER_FRAME)
 
     def add(self, frame: Frame) -> list[JoinedImage]:
-        return self.images(self.compiled.take(frame.record()))
+        return self.images(take(self.compiled, frame.record()))
 
     def flush(self) -> list[JoinedImage]:
         return self.images(self.compiled.flush())
@@ -63,7 +75,11 @@ class Synchronizer:
             assert one["n_missing_modules"] == len(missing)
             found.append(
                 JoinedImage(
-                    int(one["image_id"]), int(one["n_missing_packets"]), missing, int(one["header"][20])
+                    int(one["image_id"]),
+                    int(one["n_missing_packets"]),
+                    missing,
+                    int(one["header"][20]),
+                    int(one["epoch"]),
                 )
             )
         return found
@@ -114,25 +130,25 @@ def test_an_incomplete_image_waits_for_queue_size_images_and_no_longer() -> None
 def test_an_incomplete_image_has_its_time_however_fast_others_come() -> None:
     compiled = Compiled((0, 10), 3, PACKETS_PER_FRAME, patience_ns=50, max_waiting=8)
 
-    def take(image_id: int, module: int, now_ns: int) -> list[int]:
-        return compiled.take(Frame(image_id, module).record(), now_ns)["image_id"].tolist()
+    def add(image_id: int, module: int, now_ns: int) -> list[int]:
+        return take(compiled, Frame(image_id, module).record(), now_ns)["image_id"].tolist()
 
-    assert take(1, 0, 100) == []
+    assert add(1, 0, 100) == []
     for image_id in range(2, 7):
-        assert take(image_id, 0, 110) == take(image_id, 1, 110) == []
-    assert take(1, 1, 149) == [1, 2, 3, 4, 5, 6]  # the straggler is not late
+        assert add(image_id, 0, 110) == add(image_id, 1, 110) == []
+    assert add(1, 1, 149) == [1, 2, 3, 4, 5, 6]  # the straggler is not late
 
-    assert take(7, 0, 200) == []
+    assert add(7, 0, 200) == []
     for image_id in range(8, 12):
-        assert take(image_id, 0, 210) == take(image_id, 1, 210) == []
-    assert take(12, 0, 250) == [7, 8, 9, 10, 11]  # it had its time
-    assert take(7, 1, 251) == []
+        assert add(image_id, 0, 210) == add(image_id, 1, 210) == []
+    assert add(12, 0, 250) == [7, 8, 9, 10, 11]  # it had its time
+    assert add(7, 1, 251) == []
     assert compiled.n_late == 1
 
     for image_id in range(13, 20):
-        take(image_id, 0, 252)
+        add(image_id, 0, 252)
     assert compiled.n_waiting == 8
-    assert take(20, 0, 252) == [12]  # nobody waits for it beyond what may wait
+    assert add(20, 0, 252) == [12]  # nobody waits for it beyond what may wait
 
 
 def test_a_duplicate_counts_as_such_and_changes_nothing() -> None:
@@ -207,6 +223,21 @@ def test_a_new_epoch_is_a_restart_and_frames_of_the_old_one_are_late() -> None:
     assert (synchronizer.n_restarts, synchronizer.n_late) == (1, 1)
 
 
+def test_an_epoch_outlasts_frames_of_existing_programs_between() -> None:
+    synchronizer = Synchronizer(3, 5)
+    for frame in (Frame(5, 1), Frame(5, 0, epoch=3), Frame(6, 1), Frame(6, 1)):
+        assert synchronizer.add(frame) == []
+    images = synchronizer.add(Frame(5, 0, epoch=4))  # not the frame 0 of image 5 that came before
+    assert [(one.image_id, one.missing_modules, one.epoch) for one in images] == [
+        (5, (2,), 3),
+        (6, (0, 2), 0),
+    ]
+    assert (synchronizer.n_restarts, synchronizer.n_duplicate) == (1, 1)
+    synchronizer.add(Frame(5, 1))
+    (image,) = synchronizer.add(Frame(5, 2))
+    assert image.epoch == 4
+
+
 def test_within_an_epoch_a_lower_id_is_late_however_far_below() -> None:
     synchronizer = Synchronizer(1, 5)
     synchronizer.add(Frame(1000, 0, epoch=3))
@@ -271,7 +302,7 @@ def test_many_frames_at_once_are_as_many_frames_one_by_one() -> None:
     found = [
         image
         for first in range(0, len(records), MAX_FRAMES)
-        for image in at_once.images(at_once.compiled.take(records[first : first + MAX_FRAMES]))
+        for image in at_once.images(take(at_once.compiled, records[first : first + MAX_FRAMES]))
     ]
     assert found == expected
     assert at_once.flush() == one_by_one.flush()
