@@ -1,6 +1,7 @@
 """The simulator as a Tango device: every kind of source, driven and told to misbehave by a client."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,6 +141,7 @@ def test_each_fault_of_the_device_is_found_by_the_receiver(
     system: System, simulator: tango.DeviceProxy, tmp_path: Path, cycle: int
 ) -> None:
     daq, receiver = system.facade, receiver_of(system)
+    time.sleep(1.5)  # the last image of before, if incomplete, comes late: not into this acquisition
     for number, (fault, settings) in enumerate(FAULTS.items()):
         daq.Reset()
         receiver.Reset()
