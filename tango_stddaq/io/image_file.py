@@ -310,9 +310,11 @@ class ImageFile(Closing):
             if self._masks and self._mask_rows is not None:
                 self._mask_rows.append(np.array(self._masks, self._details.mask))
                 self._masks = []
-            self._ids.append(np.ascontiguousarray(rows["image_id"]))
             self._detail_rows.append(np.array(self._details_rows, self._details.dtype))
             self._metadata.append(rows)
+            # Last: whoever follows the master file sees images by these, and what is seen must be whole,
+            # also if this process is killed between two of these lines.
+            self._ids.append(np.ascontiguousarray(rows["image_id"]))
             self._rows, self._details_rows = [], []
         if self._lost.count:
             reason = LossReason.OVERWRITTEN.encode()

@@ -35,7 +35,7 @@ class StoredFile(Closing):
     Attributes
     ----------
     n_images
-        Images that have both pixels and metadata.
+        Images that have pixels, metadata and, in files of ours, ids.
     closed
         Whether its writer came to the end of it.
     """
@@ -52,7 +52,9 @@ class StoredFile(Closing):
             self.group = self._file[self.detector_name]
             self.data = self.group["data"]
             self.metadata = self.group["metadata"]
-            self.n_images = len(self.metadata)
+            ids = self.rows("image_id")  # our own files have them; stored last
+            n_ids = len(self.metadata) if ids is None else len(ids)
+            self.n_images = min(len(self.metadata), n_ids)
             self._check()
         except (OSError, KeyError, FileError) as error:
             self._file.close()

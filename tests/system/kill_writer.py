@@ -93,12 +93,14 @@ def look(path: Path) -> int:
     """Return how many images a plain reader finds; all of them must be right."""
     with h5py.File(path, "r") as file:
         group = file["K"]
-        ids = group["metadata"]["image_id"]
+        ids = group["image_id"][()]
         n = len(ids)
-        data = group["data"]
+        data, metadata = group["data"], group["metadata"]["image_id"]
         assert (ids == np.arange(n)).all(), "ids"
-        assert data.shape[0] >= n, "fewer images than rows"
-        assert min(len(group["image_id"]), len(group["details"])) >= n, "rows"
+        assert (metadata == np.arange(len(metadata))).all(), "ids of metadata"
+        # Whichever of the two a reader goes by, all else is there.
+        assert data.shape[0] >= len(metadata) >= n, "fewer images than rows"
+        assert len(group["details"]) >= len(metadata), "rows"
         assert (data[:n] == np.arange(n, dtype=np.uint16)[:, None, None]).all(), "pixels"
         return n
 

@@ -1,6 +1,8 @@
 """A writer's HDF5 file: chunks, counts, refusal to overwrite."""
 
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -12,6 +14,7 @@ from tango_stddaq.config import DaqConfig
 from tango_stddaq.errors import FileError
 from tango_stddaq.io.image_file import ImageFile
 from tango_stddaq.io.ring import RingOwner, RingReader
+from tango_stddaq.io.rows import GrowingRows
 from tango_stddaq.io.stored_images import StoredFile
 from tango_stddaq.model import Compression, Dtype, Image, Status
 
@@ -147,6 +150,37 @@ def test_flush_between_images_changes_nothing(
         file.flush()
     file.close()
     expect(file.path, detector_name, list(range(7)))
+
+
+@pytest.mark.parametrize("n_stored", range(4))
+def test_an_image_whose_id_is_seen_is_whole_wherever_a_kill_cuts_the_flush(
+    create: Create, source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_stored: int
+) -> None:
+    file = create(1)
+    source.store_and_append(file, 0)
+    file.flush()
+    source.store_and_append(file, 1, 2)
+    append, calls = GrowingRows.append, iter(range(n_stored))
+
+    def cut(rows: GrowingRows, values: np.ndarray) -> None:
+        if next(calls, None) is None:
+            raise OSError("killed here")
+        append(rows, values)
+
+    monkeypatch.setattr(GrowingRows, "append", cut)
+    with suppress(FileError):
+        file.flush()
+    monkeypatch.undo()
+    left = Path(shutil.copy(file.path, tmp_path / "left.h5"))
+    file.let_go()
+    found = StoredFile(left)
+    ids = found.rows("image_id")
+    assert ids is not None
+    seen = ids[()].tolist()
+    n_images = found.n_images
+    found.close()
+    assert seen == ([0, 1, 2] if n_stored == 3 else [0])
+    assert n_images == len(seen)
 
 
 def test_more_images_than_rows_are_gathered_keep_their_rows(
