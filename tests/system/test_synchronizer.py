@@ -50,6 +50,13 @@ def headers_of(image_id: int, *modules: int, epoch: int = 1) -> bytes:
     return headers.tobytes()
 
 
+def counted(sync: ModuleSync, n_images: int) -> dict[str, int]:
+    """Return the counters once so many images are counted: that is done after they were announced."""
+    wait_until(lambda: sync.counters["images"] == n_images, f"{n_images} images are counted", 5)
+    sync._tick()
+    return sync.counters
+
+
 def test_frames_that_no_synchronizer_takes_are_counted(
     config: DaqConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,8 +233,7 @@ def test_frames_of_both_kinds_and_missing_modules_in_one_batch(config: DaqConfig
         )
         feed.send(batch + headers_of(2**48, 0))
         ids = listener.ids(sync, 39)
-        sync._tick()
-        counters = sync.counters
+        counters = counted(sync, 39)
         assert ids == list(range(1, 40))
         n_frames = len(batch) // FRAME_HEADER_BYTES
         assert counters["frames"] == n_frames + 1
@@ -305,8 +311,7 @@ def test_reset_while_images_wait_announces_them_and_counts_anew(config: DaqConfi
             feed.send(headers_of(image_id, 3))
         feed.send(headers_of(6, *range(N_MODULES)))
         assert listener.ids(sync, 6)[-1] == 6
-        sync._tick()
-        counters = sync.counters
+        counters = counted(sync, 1)
         assert (counters["images"], counters["complete"], counters["late"]) == (1, 1, 5)
 
 
@@ -325,8 +330,7 @@ def test_one_frame_that_never_comes_costs_no_other_image_in_a_small_ring(
             n_images = image_id - n_slots // 2
             wait_until(lambda: sync.counters["images"] >= n_images, "it goes on", 5)  # noqa: B023
         assert listener.ids(sync, 60) == list(range(1, 61))
-        sync._tick()
-        counters = sync.counters
+        counters = counted(sync, 60)
         assert (counters["overwritten"], counters["incomplete"], counters["complete"]) == (0, 1, 59)
 
 
