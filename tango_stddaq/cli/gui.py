@@ -1,11 +1,13 @@
 """`stddaq gui`: a window for a running data acquisition."""
 
+import signal
 from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from tango_stddaq.errors import ConfigError
+from tango_stddaq.io.processes import ENDINGS
 
 
 def gui(
@@ -20,4 +22,7 @@ def gui(
     from tango_stddaq.cli.watcher import find_facade  # noqa: PLC0415
     from tango_stddaq.gui.window import run  # noqa: PLC0415
 
+    # Qt waits in code that is not Python: no handler of ours would run. A window has nothing to tidy.
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_DFL)
     raise typer.Exit(run(facade or find_facade()))
