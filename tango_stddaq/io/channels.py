@@ -3,7 +3,7 @@
 import socket
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -93,7 +93,7 @@ def connect_watched(
     """Connect a socket; returns it and a second one that tells of its connections.
 
     The second gives the ZeroMQ events HANDSHAKE_SUCCEEDED and DISCONNECTED, from the first one on.
-    Close it when the first is closed. Errors as in `connect`.
+    Close both by `close_watched`. Errors as in `connect`.
     """
     handle = _socket(kind, hwm)
     for option, value in (options or {}).items():
@@ -103,12 +103,18 @@ def connect_watched(
     return handle, events
 
 
-def is_connected(events: "zmq.Socket[bytes]", before: bool) -> bool:
-    """Return whether a peer is there, by what the second socket of `connect_watched` has told since."""
+def comings_and_goings(events: "zmq.Socket[bytes]") -> Iterator[bool]:
+    """Yield what the second socket of `connect_watched` has told since: True for a peer that came."""
     while events.poll(0):
-        event = parse_monitor_message(events.recv_multipart())["event"]
-        before = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-    return before
+        yield parse_monitor_message(events.recv_multipart())["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+
+
+def close_watched(handle: "zmq.Socket[bytes]", events: "zmq.Socket[bytes]") -> None:
+    """Close both sockets of `connect_watched`; harmless when called again."""
+    if not handle.closed:
+        handle.disable_monitor()
+    close(events)
+    close(handle)
 
 
 def _connect(handle: zmq.Socket[bytes], address: str) -> None:

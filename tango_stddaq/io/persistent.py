@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Final
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from tango_stddaq.closing import Closing
 from tango_stddaq.io import channels
@@ -46,10 +45,9 @@ class PersistentConnection(Closing):
 
     def look(self) -> bool:
         """Do what is due a few times a second; returns whether there is a new socket."""
-        while self._events.poll(0):
-            event = parse_monitor_message(self._events.recv_multipart())["event"]
-            self.is_connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            if self.is_connected:
+        for is_there in channels.comings_and_goings(self._events):
+            self.is_connected = is_there
+            if is_there:
                 self.n_connections += 1
                 self._gone_s = None
             else:
@@ -58,17 +56,11 @@ class PersistentConnection(Closing):
         is_gone = self._gone_s is not None and time.monotonic() - self._gone_s > _REOPEN_S
         if not is_gone or self.handle.poll(0):  # what came before is read first
             return False
-        self._close_handles()
+        channels.close_watched(self.handle, self._events)
         self.handle, self._events = channels.connect_watched(*self._call)
         self._gone_s = time.monotonic()
         return True
 
-    def _close_handles(self) -> None:
-        if not self.handle.closed:
-            self.handle.disable_monitor()
-        channels.close(self._events)
-        channels.close(self.handle)
-
     def close(self) -> None:
         """Close; harmless when called again."""
-        self._close_handles()
+        channels.close_watched(self.handle, self._events)

@@ -97,7 +97,8 @@ class PatientLink:
         int
             Frames announced since a synchronizer was last seen.
         """
-        self.is_heard = channels.is_connected(self._events, self.is_heard)
+        for is_there in channels.comings_and_goings(self._events):
+            self.is_heard = is_there
         if self.is_heard:
             self._n_heard = n_announced
         return n_announced - self._n_heard
@@ -108,7 +109,4 @@ class PatientLink:
 
     def close(self) -> None:
         """Close the channel; what waits is forgotten."""
-        if not self.handle.closed:
-            self.handle.disable_monitor()
-        channels.close(self._events)
-        channels.close(self.handle)
+        channels.close_watched(self.handle, self._events)

@@ -5,7 +5,6 @@ from collections import deque
 
 import numpy as np
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from tango_stddaq.codecs import writer_action
 from tango_stddaq.codecs.writer_action import Action, RecordImage, Response
@@ -87,10 +86,9 @@ class WriterLink:
         Nothing goes out before replies can come in: a writer that was just started takes an action
         before this side has found its reply channel again, and its answer would be lost.
         """
-        while self._events.poll(0):
-            event = recv_monitor_message(self._events)["event"]
-            self._is_connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            if self._is_connected:
+        for is_there in channels.comings_and_goings(self._events):
+            self._is_connected = is_there
+            if is_there:
                 self.n_connections += 1
                 # What an earlier process was asked will not be answered.
                 self._n_unanswered = sum(is_answered for _, is_answered in self._waiting)
@@ -176,7 +174,5 @@ class WriterLink:
 
     def close(self) -> None:
         """Close both channels."""
-        self._replies.disable_monitor()
-        self._events.close(0)
+        channels.close_watched(self._replies, self._events)
         channels.close(self._out)
-        channels.close(self._replies)
